@@ -1,0 +1,19 @@
+//! Floor 1: the pure rules of the platform. No IO, no clock, no randomness, no async: every time,
+//! id and random number is an argument, so that every rule can be tested by itself.
+
+#![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
+
+pub mod checkout;
+pub mod contact;
+pub mod esim;
+pub mod fulfilment;
+pub mod id;
+pub mod job;
+pub mod ledger;
+pub mod money;
+pub mod order;
+pub mod plan;
+pub mod tenant;
+pub mod time;
+pub mod top_up;
+pub mod words;
