@@ -1,1 +1,72 @@
-//! x
+//! Floor 2: the store. A command is a transaction written once; a read is one snapshot. One file
+//! per noun: its commands above, its reads below.
+
+pub mod access;
+pub mod audit;
+pub mod checkout;
+pub mod contact;
+pub mod esim;
+pub mod fulfilment;
+pub mod index;
+pub mod job;
+pub mod ledger;
+pub mod order;
+pub mod plan;
+pub mod port;
+pub mod retention;
+pub mod secret_key;
+pub mod sqlite;
+pub mod tenant;
+pub mod top_up;
+
+mod migrations;
+
+use port::{Decision, Fault, Snapshot, Tx};
+use sqlite::{Listener, Sqlite};
+use std::sync::Arc;
+
+/// A handle on the database; clones share it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    sqlite: Arc<Sqlite>,
+}
+
+impl Store {
+    /// A store over an open database.
+    #[must_use]
+    pub fn new(sqlite: Sqlite) -> Self {
+        Self { sqlite: Arc::new(sqlite) }
+    }
+
+    /// Adds somebody who is told what became durable, on the writer's thread: be quick there.
+    pub fn listen(&self, listener: Listener) {
+        self.sqlite.listen(listener);
+    }
+
+    /// Runs a command and returns its decision once it is durable. A caller that goes away leaves
+    /// the command to finish by itself.
+    ///
+    /// # Errors
+    /// The command's refusal, or a [`Fault`].
+    pub async fn write<T, R, C>(&self, command: C) -> Decision<T, R>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
+    {
+        self.sqlite.submit(command).await.unwrap_or_else(|_| sqlite::lost())
+    }
+
+    /// Runs a read on one snapshot.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn read<T, C>(&self, read: C) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        C: FnOnce(&mut dyn Snapshot) -> Result<T, Fault> + Send + 'static,
+    {
+        let stopped = || Err(Fault::Unavailable("the readers have stopped".to_owned()));
+        self.sqlite.submit_read(read).await.unwrap_or_else(|_| stopped())
+    }
+}

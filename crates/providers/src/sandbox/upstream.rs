@@ -1,0 +1,218 @@
+//! The sandbox as the platform sees it: an upstream like any other, with every way a real one can
+//! fail behind the name of a plan.
+
+use super::Sandbox;
+use super::error::SandboxError;
+use super::profile_state::ProfileState;
+use super::special::{Behaviour, UNKNOWN};
+use super::world::{self, Change, StoredSale};
+use crate::{Answer, Heard, Purchase, Upstream};
+use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::time::Timestamp;
+use serde_json::json;
+
+const QUANTITY_PER_CALL: u32 = 100;
+const SLOW_MS: i64 = 30_000;
+const LATE_MS: i64 = 5_000;
+/// Longer than [`LATE_MS`]: only then "not found" can be believed.
+const SETTLE_AFTER_MS: i64 = 7_000;
+const BUSY_TIMES: u32 = 2;
+const BUSY_RETRY_MS: i64 = 1_000;
+const CONNECTION_LOST: &str = "connection closed";
+const NOTHING_HEARD: &str = "connection closed without an answer";
+
+impl Upstream for Sandbox {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            quantity_per_call: QUANTITY_PER_CALL,
+            idempotent_create: false,
+            look_up_by_reference: true,
+            cancel: true,
+            settle_after_ms: SETTLE_AFTER_MS,
+        }
+    }
+
+    fn place(&self, now: Timestamp, purchase: Purchase) -> Answer<'_, Outcome> {
+        Box::pin(self.sell(now, purchase))
+    }
+
+    fn look_up(&self, now: Timestamp, purchase: Purchase) -> Answer<'_, LookUp> {
+        Box::pin(self.what_became_of(now, purchase))
+    }
+
+    fn cancel(&self, now: Timestamp, reference: String, iccid: String) -> Answer<'_, Cancellation> {
+        Box::pin(self.take_back(now, reference, iccid))
+    }
+}
+
+/// What the book says about a purchase.
+enum Placed {
+    Sold { first_profile: i64 },
+    Duplicate,
+    Busy,
+}
+
+impl Sandbox {
+    async fn sell(&self, now: Timestamp, purchase: Purchase) -> Heard<Outcome> {
+        if !(1..=QUANTITY_PER_CALL).contains(&purchase.quantity) {
+            return refused("invalid_quantity", "a purchase asks for 1 to 100 eSIMs");
+        }
+        let behaviour = match Behaviour::of(&purchase.upstream_plan_id) {
+            None => return refused("unknown_plan", "the sandbox has no such plan"),
+            Some(Behaviour::Refuses) => {
+                return refused("refused", "the sandbox refuses this plan for good");
+            }
+            Some(Behaviour::Unknown) => return connection_lost(),
+            Some(behaviour) => behaviour,
+        };
+        let sale = self.sale_to_be(now, behaviour, purchase);
+        let wanted = sale.clone();
+        let placed = self.shared.executor.write(move |world| {
+            if behaviour == Behaviour::Busy
+                && world::find(world, &wanted.reference)?.is_none()
+                && world::turn_away(world, &wanted.reference, BUSY_TIMES)?
+            {
+                return Ok(Placed::Busy);
+            }
+            Ok(match world::record(world, &wanted)? {
+                Some(first_profile) => Placed::Sold { first_profile },
+                None => Placed::Duplicate,
+            })
+        });
+        match placed.await {
+            Ok(Placed::Sold { .. }) if matches!(behaviour, Behaviour::AnswerLost | Behaviour::LateSale) => {
+                connection_lost()
+            }
+            Ok(Placed::Sold { first_profile }) => self.sold(now, StoredSale { first_profile, ..sale }),
+            Ok(Placed::Duplicate) => refused("duplicate_reference", "this reference was sold before"),
+            Ok(Placed::Busy) => try_later(Some(now.plus_millis(BUSY_RETRY_MS)), "busy".to_owned()),
+            Err(SandboxError::Uncertain(cause)) => {
+                Heard { raw: NOTHING_HEARD.to_owned(), meaning: Outcome::Unknown { reason: cause } }
+            }
+            Err(error) => try_later(None, error.to_string()),
+        }
+    }
+
+    fn sale_to_be(&self, now: Timestamp, behaviour: Behaviour, purchase: Purchase) -> StoredSale {
+        let sold_at = if behaviour == Behaviour::LateSale { now.plus_millis(LATE_MS) } else { now };
+        let ready_at = match behaviour {
+            Behaviour::LateSale => sold_at,
+            Behaviour::Slow => now.plus_millis(SLOW_MS),
+            _ => now.plus_millis(self.shared.delay_ms),
+        };
+        let missing = u32::from(behaviour == Behaviour::Partial);
+        StoredSale {
+            first_profile: 0,
+            reference: purchase.reference,
+            upstream_plan_id: purchase.upstream_plan_id,
+            quantity: purchase.quantity.saturating_sub(missing),
+            sold_at,
+            ready_at,
+        }
+    }
+
+    fn sold(&self, now: Timestamp, sale: StoredSale) -> Heard<Outcome> {
+        match self.delivery(now, &sale) {
+            Some(profiles) => {
+                Heard { raw: delivered_raw(&sale.reference, &profiles), meaning: Outcome::Done { profiles } }
+            }
+            None => Heard {
+                raw: provisioning_raw(&sale),
+                meaning: Outcome::NotYet(NotYet::Provisioning { poll_at: sale.ready_at }),
+            },
+        }
+    }
+
+    async fn what_became_of(&self, now: Timestamp, purchase: Purchase) -> Heard<LookUp> {
+        if purchase.upstream_plan_id == UNKNOWN {
+            return cannot_tell("can neither confirm nor deny");
+        }
+        let found = self.shared.executor.read(move |world| world::find(world, &purchase.reference)).await;
+        let sale = match found {
+            Ok(sale) => sale.filter(|sale| sale.is_sold(now)),
+            Err(error) => {
+                let reason = error.to_string();
+                return Heard { raw: json!({"error": reason}).to_string(), meaning: LookUp::NoAnswer { reason } };
+            }
+        };
+        let Some(sale) = sale else {
+            return Heard { raw: json!({"status": "not_found"}).to_string(), meaning: LookUp::NotFound };
+        };
+        match self.delivery(now, &sale) {
+            Some(profiles) => {
+                Heard { raw: delivered_raw(&sale.reference, &profiles), meaning: LookUp::Delivered { profiles } }
+            }
+            None => Heard { raw: provisioning_raw(&sale), meaning: LookUp::Provisioning { poll_at: sale.ready_at } },
+        }
+    }
+
+    /// The profiles of a sale, once they are ready.
+    fn delivery(&self, now: Timestamp, sale: &StoredSale) -> Option<Vec<Profile>> {
+        let profiles = self.shared.profiles;
+        (now >= sale.ready_at).then(|| sale.numbers().map(|number| profiles.profile(number, sale.sold_at)).collect())
+    }
+
+    async fn take_back(&self, now: Timestamp, reference: String, iccid: String) -> Heard<Cancellation> {
+        let Some(number) = self.shared.profiles.number(&iccid) else {
+            return not_taken_back("the reference has no eSIM with this ICCID");
+        };
+        let change = self.shared.executor.write(move |world| world::cancel(world, &reference, number, now)).await;
+        match change {
+            Ok(Change::Done) => {
+                let raw = json!({"status": "cancelled", "iccid": iccid}).to_string();
+                Heard { raw, meaning: Cancellation::Cancelled }
+            }
+            Ok(Change::NotFound) => not_taken_back("the reference has no eSIM with this ICCID"),
+            Ok(Change::Kept) => not_taken_back("eSIMs of this plan are not taken back"),
+            Ok(Change::Impossible { from: ProfileState::Expired }) => not_taken_back("the eSIM has expired"),
+            Ok(Change::Impossible { from: ProfileState::Used }) => not_taken_back("the eSIM has been used"),
+            Ok(Change::Impossible { .. }) => not_taken_back("the eSIM is installed"),
+            Err(error) => {
+                let reason = error.to_string();
+                Heard { raw: json!({"error": reason}).to_string(), meaning: Cancellation::TryLater { reason } }
+            }
+        }
+    }
+}
+
+fn refused(code: &str, message: &str) -> Heard<Outcome> {
+    Heard {
+        raw: json!({"error": code, "message": message}).to_string(),
+        meaning: Outcome::Refused { code: code.to_owned(), message: message.to_owned() },
+    }
+}
+
+fn connection_lost() -> Heard<Outcome> {
+    Heard { raw: NOTHING_HEARD.to_owned(), meaning: Outcome::Unknown { reason: CONNECTION_LOST.to_owned() } }
+}
+
+fn try_later(retry_at: Option<Timestamp>, reason: String) -> Heard<Outcome> {
+    Heard {
+        raw: json!({"error": "try_later", "message": reason}).to_string(),
+        meaning: Outcome::NotYet(NotYet::TryLater { retry_at, reason }),
+    }
+}
+
+fn cannot_tell(reason: &str) -> Heard<LookUp> {
+    Heard {
+        raw: json!({"error": "cannot_tell", "message": reason}).to_string(),
+        meaning: LookUp::CannotTell { reason: reason.to_owned() },
+    }
+}
+
+fn not_taken_back(reason: &str) -> Heard<Cancellation> {
+    Heard {
+        raw: json!({"error": "not_cancelled", "message": reason}).to_string(),
+        meaning: Cancellation::Refused { reason: reason.to_owned() },
+    }
+}
+
+/// Without activation codes and PINs: whoever reads a raw answer must not be able to install.
+fn delivered_raw(reference: &str, profiles: &[Profile]) -> String {
+    let iccids: Vec<&str> = profiles.iter().map(|profile| profile.iccid.as_str()).collect();
+    json!({"status": "delivered", "reference": reference, "iccids": iccids}).to_string()
+}
+
+fn provisioning_raw(sale: &StoredSale) -> String {
+    json!({"status": "provisioning", "reference": sale.reference, "readyAt": sale.ready_at.to_string()}).to_string()
+}

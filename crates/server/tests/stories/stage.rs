@@ -1,0 +1,304 @@
+//! The stage of every story: a real server on a free port, with its own folder, clock and seed, and
+//! callers that speak HTTP to it as partners, operators and strangers do.
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use server::clock::{Clock, TestClock};
+use server::config::{Config, Overrides};
+use server::{App, Runtime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub const OPERATOR_EMAIL: &str = "operator@example.com";
+
+/// A password no list of common ones has, made anew for each run of the tests.
+pub fn password() -> String {
+    format!("story-{:x}", std::process::id())
+}
+
+/// A running server of one story.
+pub struct Stage {
+    pub url: String,
+    pub clock: TestClock,
+    pub dir: tempfile::TempDir,
+    client: reqwest::Client,
+    app: Option<App>,
+    settings: Vec<(String, String)>,
+    numbers: AtomicU64,
+}
+
+/// Somebody who calls the server, with a token or without.
+#[derive(Clone)]
+pub struct Caller {
+    client: reqwest::Client,
+    url: String,
+    pub token: Option<String>,
+}
+
+/// A registered tenant, logged in.
+pub struct Partner {
+    pub caller: Caller,
+    pub id: String,
+    pub email: String,
+    pub password: String,
+    pub subdomain: String,
+}
+
+impl std::ops::Deref for Partner {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub bytes: Vec<u8>,
+    pub json: Value,
+}
+
+impl Reply {
+    /// The text of the body.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// One header as text, empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
+    /// Asserts success with this status and the envelope, and returns `data`.
+    #[track_caller]
+    pub fn ok(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.json["success"], json!(true), "{}", self.text());
+        assert_eq!(self.json["error"], json!(""), "{}", self.text());
+        self.json["data"].clone()
+    }
+
+    /// Asserts a refusal with this status and code and the envelope, and returns `data`.
+    #[track_caller]
+    pub fn refused(&self, status: u16, code: &str) -> Value {
+        assert_eq!((self.status, &self.json["error"]), (status, &json!(code)), "{}", self.text());
+        assert_eq!(self.json["success"], json!(false), "{}", self.text());
+        assert!(self.json["message"].as_str().is_some_and(|message| !message.is_empty()), "{}", self.text());
+        self.json["data"].clone()
+    }
+
+    /// Asserts 422 `validation_failed` and returns the sorted `path code` pairs.
+    #[track_caller]
+    pub fn faults(&self) -> Vec<String> {
+        let data = self.refused(422, "validation_failed");
+        let mut faults: Vec<String> = data["fields"]
+            .as_array()
+            .unwrap_or_else(|| panic!("no fields: {}", self.text()))
+            .iter()
+            .map(|field| format!("{} {}", field["path"].as_str().unwrap(), field["code"].as_str().unwrap()))
+            .collect();
+        faults.sort();
+        faults
+    }
+}
+
+impl Caller {
+    /// A request to be made up further.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Sends a request and reads the answer.
+    pub async fn send(&self, request: RequestBuilder) -> Reply {
+        let response = request.send().await.expect("the server answers");
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let bytes = response.bytes().await.expect("a whole answer").to_vec();
+        let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Reply { status, headers, bytes, json }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.send(self.request(Method::DELETE, path)).await
+    }
+
+    async fn with_body(&self, method: Method, path: &str, body: &Value) -> Reply {
+        let request = self.request(method, path).header("content-type", "application/json").body(body.to_string());
+        self.send(request).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Reply {
+        self.with_body(Method::POST, path, &body).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Reply {
+        self.with_body(Method::PUT, path, &body).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Reply {
+        self.with_body(Method::PATCH, path, &body).await
+    }
+
+    /// A POST with an `Idempotency-Key`.
+    pub async fn post_once(&self, path: &str, key: &str, body: Value) -> Reply {
+        let request = self
+            .request(Method::POST, path)
+            .header("content-type", "application/json")
+            .header("idempotency-key", key)
+            .body(body.to_string());
+        self.send(request).await
+    }
+
+    /// The same caller with another token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The same caller without a token.
+    pub fn stranger(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
+    /// Buys one line of `quantity` eSIMs of the plan and returns `data`.
+    #[track_caller]
+    pub fn buy(&self, plan: &str, quantity: u32) -> impl Future<Output = Value> {
+        let caller = self.clone();
+        let body = json!({"items": [{"planId": plan, "quantity": quantity}]});
+        async move { caller.post("/api/tenant/orders/checkout?wait=20", body).await.ok(201) }
+    }
+
+    /// The id of the plan with this name.
+    pub async fn plan(&self, name: &str) -> String {
+        let plans = self.get("/api/tenant/available-plans").await.ok(200);
+        plans["plans"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|plan| plan["name"] == name)
+            .unwrap_or_else(|| panic!("no plan {name}"))["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    /// The credit balance as the API writes it.
+    pub async fn balance(&self) -> String {
+        self.get("/api/tenant/balance").await.ok(200)["creditBalance"].to_string()
+    }
+}
+
+impl Stage {
+    /// A server that delivers at once, without rate limits.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same with settings, named as environment variables.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
+        let clock = TestClock::at(1_795_000_000_000);
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut stage = Self {
+            url: String::new(),
+            clock,
+            dir,
+            client: reqwest::Client::builder().no_proxy().build().expect("a client"),
+            app: None,
+            settings,
+            numbers: AtomicU64::new(0),
+        };
+        stage.up().await;
+        stage
+    }
+
+    async fn up(&mut self) {
+        let mut settings = vec![
+            ("ESIMD_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("ESIMD_DATA_DIR".to_owned(), self.dir.path().join("data").display().to_string()),
+            ("ESIMD_SANDBOX_DELAY_MS".to_owned(), "0".to_owned()),
+            ("ESIMD_RATE_LIMIT".to_owned(), "off".to_owned()),
+            ("ESIMD_OPERATOR_EMAIL".to_owned(), OPERATOR_EMAIL.to_owned()),
+            ("ESIMD_OPERATOR_PASSWORD".to_owned(), password()),
+        ];
+        for (name, value) in &self.settings {
+            settings.retain(|(known, _)| known != name);
+            settings.push((name.clone(), value.clone()));
+        }
+        let config = Config::load(&Overrides::default(), settings.into_iter()).expect("a valid configuration");
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let app = App::start(config, Runtime { clock, seed: 7 }).await.expect("the server starts");
+        self.url = format!("http://{}", app.address());
+        self.app = Some(app);
+    }
+
+    /// Stops the server as SIGTERM does, and starts it again over the same folder.
+    pub async fn restart(&mut self) {
+        self.app.take().expect("a running server").stop().await;
+        self.up().await;
+    }
+
+    /// Somebody without a token.
+    pub fn stranger(&self) -> Caller {
+        Caller { client: self.client.clone(), url: self.url.clone(), token: None }
+    }
+
+    /// Registers a tenant and logs it in, in live mode, without credit.
+    pub async fn partner(&self) -> Partner {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (email, subdomain) = (format!("owner{number}@partner.example"), format!("partner-{number}"));
+        let stranger = self.stranger();
+        let registered = stranger
+            .post(
+                "/api/tenant/register",
+                json!({"name": format!("Partner {number}"), "subdomain": subdomain, "contactEmail": email, "password": password()}),
+            )
+            .await
+            .ok(201);
+        let id = registered["tenant"]["id"].as_str().unwrap().to_owned();
+        let caller = self.login(&email, "live").await;
+        Partner { caller, id, email, password: password(), subdomain }
+    }
+
+    /// A tenant with this much live credit, given by the operator.
+    pub async fn partner_with(&self, credit: &str) -> Partner {
+        let partner = self.partner().await;
+        let amount: Value = serde_json::from_str(credit).unwrap();
+        self.operator()
+            .await
+            .post(
+                &format!("/api/operator/tenants/{}/adjustments", partner.id),
+                json!({"amount": amount, "reason": "credit for the story"}),
+            )
+            .await
+            .ok(201);
+        partner
+    }
+
+    /// Logs a tenant's owner in.
+    pub async fn login(&self, email: &str, mode: &str) -> Caller {
+        let stranger = self.stranger();
+        let body = json!({"email": email, "password": password(), "mode": mode});
+        let data = stranger.post("/api/tenant/login", body).await.ok(200);
+        stranger.with_token(data["token"].as_str().unwrap())
+    }
+
+    /// The operator, logged in.
+    pub async fn operator(&self) -> Caller {
+        let stranger = self.stranger();
+        let body = json!({"email": OPERATOR_EMAIL, "password": password()});
+        let data = stranger.post("/api/operator/login", body).await.ok(200);
+        stranger.with_token(data["token"].as_str().unwrap())
+    }
+}

@@ -1,0 +1,134 @@
+//! The audit log: who changed what, when and from where. Append-only and chained like the ledger.
+
+use crate::port::{Fault, Row, Snapshot, Tx, collect, row};
+use domain::id::{AuditId, OperatorId};
+use sha2::{Digest, Sha256};
+
+/// Who acts, and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Act {
+    /// The operator.
+    pub operator: OperatorId,
+    /// The address the request came from.
+    pub address: String,
+}
+
+/// One record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its id; its time, too.
+    pub id: AuditId,
+    /// Who.
+    pub operator: OperatorId,
+    /// What, as `noun.verb`.
+    pub action: String,
+    /// The id of what was changed.
+    pub subject: String,
+    /// Amounts, codes and the operator's reason.
+    pub detail: String,
+    /// From where.
+    pub address: String,
+}
+
+fn link(previous: &[u8], record: &Record) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    let (id, operator) = (*record.id.as_bytes(), *record.operator.as_bytes());
+    let fields: [&[u8]; 7] = [
+        previous,
+        &id,
+        &operator,
+        record.action.as_bytes(),
+        record.subject.as_bytes(),
+        record.detail.as_bytes(),
+        record.address.as_bytes(),
+    ];
+    for field in fields {
+        hasher.update(u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hasher.update(field);
+    }
+    hasher.finalize().into()
+}
+
+/// Appends a record, in the transaction of the change it is about.
+pub(crate) fn write(tx: &mut dyn Tx, act: &Act, action: &str, subject: &str, detail: &str) -> Result<(), Fault> {
+    let previous =
+        row(tx, "select hash from audit_log order by id desc limit 1", &[], |row| row.bytes(0).map(<[u8]>::to_vec))?
+            .unwrap_or_default();
+    let record = Record {
+        id: AuditId::new(tx.fresh_id()),
+        operator: act.operator,
+        action: action.to_owned(),
+        subject: subject.to_owned(),
+        detail: detail.to_owned(),
+        address: act.address.clone(),
+    };
+    tx.execute(
+        "insert into audit_log (id, operator_id, action, subject, detail, address, hash)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        &[
+            record.id.as_bytes().into(),
+            record.operator.as_bytes().into(),
+            action.into(),
+            subject.into(),
+            detail.into(),
+            (&record.address).into(),
+            (&link(&previous, &record)).into(),
+        ],
+    )?;
+    Ok(())
+}
+
+fn record(row: &dyn Row) -> Result<Record, Fault> {
+    Ok(Record {
+        id: AuditId::from_slice(row.bytes(0)?)?,
+        operator: OperatorId::from_slice(row.bytes(1)?)?,
+        action: row.text(2)?.to_owned(),
+        subject: row.text(3)?.to_owned(),
+        detail: row.text(4)?.to_owned(),
+        address: row.text(5)?.to_owned(),
+    })
+}
+
+/// Records below `cursor`, newest first.
+///
+/// # Errors
+/// [`Fault`].
+pub fn list(
+    snapshot: &mut dyn Snapshot,
+    action: Option<&str>,
+    subject: Option<&str>,
+    cursor: Option<AuditId>,
+    limit: u32,
+) -> Result<Vec<Record>, Fault> {
+    let below = cursor.map_or_else(uuid::Uuid::max, AuditId::uuid);
+    collect(
+        snapshot,
+        "select id, operator_id, action, subject, detail, address from audit_log
+         where id < $1 and ($2 is null or action = $2) and ($3 is null or subject = $3) order by id desc limit $4",
+        &[below.as_bytes().into(), action.into(), subject.into(), limit.into()],
+        record,
+    )
+}
+
+/// Walks the whole chain and returns the id of the first record that does not fit.
+///
+/// # Errors
+/// [`Fault`].
+pub fn check(snapshot: &mut dyn Snapshot) -> Result<Option<String>, Fault> {
+    let mut previous: Vec<u8> = Vec::new();
+    let mut broken = None;
+    snapshot.rows(
+        "select id, operator_id, action, subject, detail, address, hash from audit_log order by id",
+        &[],
+        &mut |row| {
+            let found = record(row)?;
+            let hash = row.bytes(6)?;
+            if broken.is_none() && link(&previous, &found) != hash {
+                broken = Some(found.id.to_string());
+            }
+            previous = hash.to_vec();
+            Ok(())
+        },
+    )?;
+    Ok(broken)
+}

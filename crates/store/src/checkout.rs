@@ -1,0 +1,208 @@
+//! Checkout: the price leaves the balance in the same transaction that makes the orders and the jobs
+//! which fulfil them.
+
+use crate::esim;
+use crate::ledger::{lock, unlock, write};
+use crate::order::{Order, Traveller};
+use crate::port::{Decision, Event, Fault, KeyHash, Remembered, Snapshot, Tx, refuse, row};
+use crate::{ledger, order};
+use domain::checkout::{CheckoutRefusal, Line, decide};
+use domain::id::{CheckoutId, EntryId, OrderId, PlanId};
+use domain::job::{JobKind, JobState};
+use domain::ledger::Movement;
+use domain::money::Money;
+use domain::order::{OrderStatus, order_number};
+use domain::tenant::{Mode, Scope};
+
+/// A checkout as it was asked for, validated.
+#[derive(Debug, Clone)]
+pub struct Checkout {
+    /// Who buys.
+    pub scope: Scope,
+    /// Plan and quantity of each line.
+    pub items: Vec<(PlanId, u32)>,
+    /// The most the caller is ready to pay.
+    pub max_total: Option<Money>,
+    /// The traveller, the same for every line.
+    pub traveller: Traveller,
+    /// The idempotency key's hash and the body's.
+    pub key: Option<(KeyHash, [u8; 16])>,
+    /// Whether live mode may buy from the sandbox.
+    pub sandbox_in_live: bool,
+}
+
+/// What a checkout made.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// Its id.
+    pub checkout: CheckoutId,
+    /// The orders as they were made, in the order of the lines.
+    pub orders: Vec<Order>,
+    /// Their sum.
+    pub total: Money,
+    /// The balance afterwards.
+    pub credit_balance: Money,
+    /// Whether this is the answer to an earlier request with the same key.
+    pub replayed: bool,
+}
+
+/// The provider that only sells play eSIMs.
+pub const SANDBOX: &str = "sandbox";
+
+struct Offered {
+    name: String,
+    price: Option<Money>,
+}
+
+/// Whether a plan of `provider` is offered in `mode`: test sees only the sandbox, live only where allowed.
+#[must_use]
+pub fn is_offered(provider: &str, mode: Mode, sandbox_in_live: bool) -> bool {
+    match mode {
+        Mode::Test => provider == SANDBOX,
+        Mode::Live => provider != SANDBOX || sandbox_in_live,
+    }
+}
+
+fn offered(tx: &mut dyn Tx, checkout: &Checkout, plan: PlanId) -> Result<Offered, Fault> {
+    let offered = row(
+        tx,
+        "select name, price, currency, provider from plans where id = $1 and withdrawn_at is null",
+        &[plan.as_bytes().into()],
+        |row| {
+            let price = Money::new(row.int(1)?, row.text(2)?.parse()?);
+            let sold = is_offered(row.text(3)?, checkout.scope.mode, checkout.sandbox_in_live);
+            Ok(Offered { name: row.text(0)?.to_owned(), price: sold.then_some(price) })
+        },
+    )?;
+    Ok(offered.unwrap_or(Offered { name: String::new(), price: None }))
+}
+
+/// Pays a basket and makes its orders.
+///
+/// # Errors
+/// [`CheckoutRefusal`]; then nothing changed.
+pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, CheckoutRefusal> {
+    let scope = checkout.scope;
+    let Some(mut locked) = lock(tx, scope.tenant, scope.mode)? else {
+        return Err(Fault::Bug(format!("tenant {} has no {} balance", scope.tenant, scope.mode)).into());
+    };
+    if let Some((key, body)) = &checkout.key
+        && let Some(remembered) = tx.recall(key)?
+    {
+        if remembered.body_hash != *body {
+            return refuse(CheckoutRefusal::IdempotencyKeyReused);
+        }
+        return Ok(replay(tx, &remembered)?);
+    }
+    let mut lines = Vec::with_capacity(checkout.items.len());
+    let mut names = Vec::with_capacity(checkout.items.len());
+    for (plan, quantity) in &checkout.items {
+        let Offered { name, price } = offered(tx, checkout, *plan)?;
+        let unit_price = price.filter(|price| price.currency() == locked.head.balance.currency());
+        lines.push(Line { quantity: *quantity, unit_price });
+        names.push(name);
+    }
+    let priced = match decide(locked.status, &locked.head, locked.credit_limit, &lines, checkout.max_total) {
+        Ok(priced) => priced,
+        Err(refusal) => return refuse(refusal),
+    };
+    let id = CheckoutId::new(tx.fresh_id());
+    let mut orders = Vec::with_capacity(priced.lines.len());
+    for (((plan, _), plan_name), line) in checkout.items.iter().zip(names).zip(&priced.lines) {
+        let order = OrderId::from_fresh(tx.fresh_id());
+        locked.order_count += 1;
+        let order = Order {
+            id: order,
+            tenant: scope.tenant,
+            mode: scope.mode,
+            checkout: id,
+            number: order_number(locked.tenant_number, scope.mode, locked.order_count),
+            plan: *plan,
+            plan_name,
+            quantity: line.quantity,
+            unit_price: line.unit_price,
+            refunded: Money::zero(line.unit_price.currency()),
+            status: OrderStatus::Processing,
+            completed_at: None,
+            failure_reason: None,
+            timeline: Vec::new(),
+            traveller: checkout.traveller.clone(),
+            esims: esim::fill(order, line.quantity, OrderStatus::Processing, Vec::new()),
+        };
+        insert(tx, &order)?;
+        write(tx, &mut locked, EntryId::new(order.id.uuid()), Movement::purchase(order.id, line.total))?;
+        orders.push(order);
+    }
+    unlock(tx, &locked)?;
+    if let Some((key, body_hash)) = checkout.key {
+        let count = u32::try_from(orders.len()).unwrap_or(u32::MAX);
+        tx.remember(key, Remembered { body_hash, result: id.uuid(), count })?;
+    }
+    tx.after_commit(Event::JobReady);
+    Ok(Placed { checkout: id, orders, total: priced.total, credit_balance: locked.head.balance, replayed: false })
+}
+
+fn insert(tx: &mut dyn Tx, order: &Order) -> Result<(), Fault> {
+    tx.execute(
+        "insert into orders (id, tenant_id, mode, checkout_id, number, plan_id, plan_name, quantity, unit_price,
+             refunded, currency, status, timeline)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, '')",
+        &[
+            order.id.as_bytes().into(),
+            order.tenant.as_bytes().into(),
+            order.mode.word().into(),
+            order.checkout.as_bytes().into(),
+            (&order.number).into(),
+            order.plan.as_bytes().into(),
+            (&order.plan_name).into(),
+            order.quantity.into(),
+            order.unit_price.minor().into(),
+            order.unit_price.currency().code().into(),
+            order.status.word().into(),
+        ],
+    )?;
+    let traveller = &order.traveller;
+    if !traveller.is_empty() {
+        tx.execute(
+            "insert into travellers (order_id, tenant_id, email, customer_name, phone, reference)
+             values ($1, $2, $3, $4, $5, $6)",
+            &[
+                order.id.as_bytes().into(),
+                order.tenant.as_bytes().into(),
+                traveller.email.as_ref().into(),
+                traveller.customer_name.as_ref().into(),
+                traveller.phone.as_ref().into(),
+                traveller.reference.as_ref().into(),
+            ],
+        )?;
+    }
+    let now = tx.now();
+    tx.execute(
+        "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at)
+         values ($1, $2, $3, $4, $5, 0, $6)",
+        &[
+            order.id.as_bytes().into(),
+            JobKind::Fulfil.word().into(),
+            order.id.as_bytes().into(),
+            order.tenant.as_bytes().into(),
+            JobState::Ready.word().into(),
+            now.into(),
+        ],
+    )?;
+    Ok(())
+}
+
+/// The answer of a checkout as it was at its commit, made again out of what never changes.
+fn replay(snapshot: &mut dyn Snapshot, remembered: &Remembered) -> Result<Placed, Fault> {
+    let checkout = CheckoutId::new(remembered.result);
+    let orders = order::of_checkout(snapshot, checkout, remembered.count)?;
+    let lost = || Fault::Bug(format!("checkout {checkout} is incomplete"));
+    let last = orders.last().ok_or_else(lost)?;
+    let purchase = ledger::find(snapshot, EntryId::new(last.id.uuid()))?.ok_or_else(lost)?;
+    let mut total = Money::zero(last.unit_price.currency());
+    for order in &orders {
+        total = total.plus(order.total()?)?;
+    }
+    let orders = orders.into_iter().map(Order::as_created).collect();
+    Ok(Placed { checkout, orders, total, credit_balance: purchase.balance_after, replayed: true })
+}

@@ -1,0 +1,900 @@
+//! The steps of fulfilment as transactions: take due jobs up, record what an upstream said, and let
+//! the operator decide what no machine can. What an answer means is ruled in `domain::fulfilment`.
+
+use crate::esim::{self, Esim};
+use crate::ledger::{self, lock_existing, unlock, write};
+use crate::order::{self, Order, timeline_entry};
+use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use domain::esim::EsimState;
+use domain::fulfilment::{
+    Cancellation, Capabilities, LookUp, Outcome, Patience, PlacementState, Profile, Progress, Ruling, Step,
+    after_look_up, after_lost_worker, after_place,
+};
+use domain::id::{EntryId, EsimId, JobId, OrderId, TenantId};
+use domain::job::{JobKind, JobState, retry_at};
+use domain::ledger::Movement;
+use domain::money::Money;
+use domain::order::{OrderStatus, Tally, placement_reference, status};
+use domain::time::Timestamp;
+use std::convert::Infallible;
+
+/// One purchase under one reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// Its order.
+    pub order: OrderId,
+    /// Its number within the order, from 1.
+    pub k: u32,
+    /// The provider it is placed with.
+    pub provider: String,
+    /// The provider's own plan id.
+    pub upstream_plan_id: String,
+    /// How many eSIMs it asks for.
+    pub quantity: u32,
+    /// Where it is.
+    pub progress: Progress,
+    /// What the upstream said, oldest first: JSON objects `{at, call, answer}` of one line each.
+    pub answers: Vec<String>,
+}
+
+impl Placement {
+    /// The reference the upstream knows it under.
+    #[must_use]
+    pub fn reference(&self) -> String {
+        placement_reference(self.order, self.k)
+    }
+}
+
+/// An eSIM to be taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakeBack {
+    /// The eSIM.
+    pub esim: EsimId,
+    /// The provider that sold it.
+    pub provider: String,
+    /// The reference it was bought under.
+    pub reference: String,
+    /// Its ICCID.
+    pub iccid: String,
+}
+
+/// What a worker has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Take one step for a placement.
+    Fulfil {
+        /// The placement.
+        placement: Placement,
+        /// The step.
+        step: Step,
+    },
+    /// Ask for these eSIMs to be taken back.
+    TakeBack(Vec<TakeBack>),
+    /// Nothing is left to do; the job only has to end.
+    Finish,
+}
+
+/// A job a worker holds, until its lease ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased {
+    /// The job.
+    pub job: JobId,
+    /// Its order.
+    pub order: OrderId,
+    /// When the lease ends; proves that the job is still this worker's.
+    pub lease: Timestamp,
+    /// What to do.
+    pub task: Task,
+}
+
+/// What the providers can do, by name.
+pub trait Providers {
+    /// The capabilities of a provider, or `None` where there is none of that name.
+    fn capabilities(&self, provider: &str) -> Option<Capabilities>;
+}
+
+struct Due {
+    job: JobId,
+    kind: JobKind,
+    order: OrderId,
+    attempts: u32,
+}
+
+fn number(value: i64) -> Result<u32, Fault> {
+    u32::try_from(value).map_err(|_| Fault::Bug("a count is out of range".to_owned()))
+}
+
+/// Takes up to `limit` due jobs for `lease_ms` milliseconds, the longest due first, and records the
+/// intent of what will be sent.
+///
+/// # Errors
+/// [`Fault`].
+pub fn claim_jobs(
+    tx: &mut dyn Tx,
+    providers: &dyn Providers,
+    limit: u32,
+    lease_ms: i64,
+) -> Decision<Vec<Leased>, Infallible> {
+    let now = tx.now();
+    let due = collect(
+        tx,
+        "select id, kind, order_id, attempts from jobs where state <> 'dead' and run_at <= $1 order by run_at limit $2",
+        &[now.into(), limit.into()],
+        |row| {
+            Ok(Due {
+                job: JobId::from_slice(row.bytes(0)?)?,
+                kind: row.text(1)?.parse()?,
+                order: OrderId::from_slice(row.bytes(2)?)?,
+                attempts: number(row.int(3)?)?,
+            })
+        },
+    )?;
+    let lease = now.plus_millis(lease_ms);
+    let mut leased = Vec::with_capacity(due.len());
+    for due in due {
+        change_one(
+            tx,
+            "update jobs set state = $1, run_at = $2, attempts = $3 where id = $4",
+            &[
+                JobState::Leased.word().into(),
+                lease.into(),
+                due.attempts.saturating_add(1).into(),
+                due.job.as_bytes().into(),
+            ],
+        )?;
+        let task = match due.kind {
+            JobKind::Fulfil => fulfil_task(tx, providers, due.order)?,
+            JobKind::Cancel => take_back_task(tx, due.order)?,
+        };
+        leased.push(Leased { job: due.job, order: due.order, lease, task });
+    }
+    Ok(leased)
+}
+
+fn fulfil_task(tx: &mut dyn Tx, providers: &dyn Providers, order: OrderId) -> Result<Task, Fault> {
+    let mut placements = placements(tx, order)?;
+    let fresh = placements.is_empty();
+    if fresh {
+        placements = intend(tx, providers, order)?;
+    }
+    let Some(placement) = placements.into_iter().find(|placement| !placement.progress.state.is_final()) else {
+        return Ok(Task::Finish);
+    };
+    // Only the first placement of a fresh order is new to this worker; the others wait their turn.
+    let unsent = placement.progress.state == PlacementState::Waiting;
+    let step = placement.progress.state.next_step(fresh);
+    let progress = match step {
+        Step::Place => Progress { state: PlacementState::Placing, ..placement.progress },
+        Step::LookUp | Step::Nothing => after_lost_worker(placement.progress, tx.now()),
+    };
+    if unsent || progress != placement.progress {
+        store_progress(tx, &placement, progress)?;
+    }
+    Ok(Task::Fulfil { placement: Placement { progress, ..placement }, step })
+}
+
+/// Splits an order into placements no larger than its provider takes, and records them. The first is
+/// about to be sent; the others wait.
+fn intend(tx: &mut dyn Tx, providers: &dyn Providers, order: OrderId) -> Result<Vec<Placement>, Fault> {
+    let (tenant, quantity, provider, upstream_plan_id) = row(
+        tx,
+        "select o.tenant_id, o.quantity, p.provider, p.upstream_plan_id
+         from orders o join plans p on p.id = o.plan_id where o.id = $1",
+        &[order.as_bytes().into()],
+        |row| {
+            let tenant = TenantId::from_slice(row.bytes(0)?)?;
+            Ok((tenant, number(row.int(1)?)?, row.text(2)?.to_owned(), row.text(3)?.to_owned()))
+        },
+    )?
+    .ok_or_else(|| Fault::Bug(format!("order {order} has no plan")))?;
+    let per_call = providers.capabilities(&provider).map_or(quantity, |able| able.quantity_per_call).max(1);
+    let mut placements = Vec::new();
+    let mut left = quantity;
+    while left > 0 {
+        let quantity = left.min(per_call);
+        left -= quantity;
+        let state = if placements.is_empty() { PlacementState::Placing } else { PlacementState::Waiting };
+        let k = number(i64::try_from(placements.len()).unwrap_or(i64::MAX))?.saturating_add(1);
+        let placement = Placement {
+            order,
+            k,
+            provider: provider.clone(),
+            upstream_plan_id: upstream_plan_id.clone(),
+            quantity,
+            progress: Progress { state, ..Progress::FRESH },
+            answers: Vec::new(),
+        };
+        insert_placement(tx, tenant, &placement)?;
+        placements.push(placement);
+    }
+    Ok(placements)
+}
+
+fn insert_placement(tx: &mut dyn Tx, tenant: TenantId, placement: &Placement) -> Result<(), Fault> {
+    tx.execute(
+        "insert into placements (order_id, k, tenant_id, provider, upstream_plan_id, quantity, state, not_found,
+             cannot_tell, failures, answers)
+         values ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, '')",
+        &[
+            placement.order.as_bytes().into(),
+            placement.k.into(),
+            tenant.as_bytes().into(),
+            (&placement.provider).into(),
+            (&placement.upstream_plan_id).into(),
+            placement.quantity.into(),
+            placement.progress.state.word().into(),
+        ],
+    )?;
+    Ok(())
+}
+
+pub(crate) fn store_progress(tx: &mut dyn Tx, placement: &Placement, progress: Progress) -> Result<(), Fault> {
+    change_one(
+        tx,
+        "update placements set state = $1, unknown_since = $2, not_found = $3, cannot_tell = $4, failures = $5
+         where order_id = $6 and k = $7 and state = $8",
+        &[
+            progress.state.word().into(),
+            progress.unknown_since.into(),
+            progress.not_found.into(),
+            progress.cannot_tell.into(),
+            progress.failures.into(),
+            placement.order.as_bytes().into(),
+            placement.k.into(),
+            placement.progress.state.word().into(),
+        ],
+    )
+}
+
+fn take_back_task(tx: &mut dyn Tx, order: OrderId) -> Result<Task, Fault> {
+    let placements = placements(tx, order)?;
+    let esims = esim::of_order(tx, order)?;
+    let cancelling = esims.into_iter().filter(|esim| esim.state == EsimState::Cancelling);
+    let list: Vec<TakeBack> = cancelling
+        .filter_map(|esim| {
+            let placement = placements.iter().find(|placement| placement.k == esim.placement)?;
+            Some(TakeBack {
+                esim: esim.id,
+                provider: placement.provider.clone(),
+                reference: placement.reference(),
+                iccid: esim.iccid.unwrap_or_default(),
+            })
+        })
+        .collect();
+    Ok(if list.is_empty() { Task::Finish } else { Task::TakeBack(list) })
+}
+
+/// The lease ended, or somebody else decided: what the worker learned is not recorded, and will be
+/// asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseLost;
+
+fn hold(tx: &mut dyn Tx, leased: &Leased) -> Result<bool, Fault> {
+    let held = row(
+        tx,
+        "select 1 from jobs where id = $1 and state = 'leased' and run_at = $2",
+        &[leased.job.as_bytes().into(), leased.lease.into()],
+        |_| Ok(()),
+    )?;
+    Ok(held.is_some())
+}
+
+/// What an upstream said to a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// To a purchase.
+    Place(Outcome),
+    /// To a look-up.
+    LookUp(LookUp),
+}
+
+/// Records what an upstream said to a step, and what follows.
+///
+/// # Errors
+/// [`LeaseLost`].
+pub fn record_answer(
+    tx: &mut dyn Tx,
+    leased: &Leased,
+    heard: &Heard,
+    raw: &str,
+    patience: Patience,
+) -> Decision<(), LeaseLost> {
+    let Task::Fulfil { placement, .. } = &leased.task else {
+        return Err(Fault::Bug("only a placement has an answer".to_owned()).into());
+    };
+    if !hold(tx, leased)? {
+        return refuse(LeaseLost);
+    }
+    let (now, random) = (tx.now(), tx.random());
+    let (progress, ruling) = match heard {
+        Heard::Place(outcome) => after_place(placement.progress, outcome.clone(), now, random, patience),
+        Heard::LookUp(look_up) => after_look_up(placement.progress, look_up.clone(), now, random, patience),
+    };
+    let call = if matches!(heard, Heard::Place(_)) { "place" } else { "look_up" };
+    store_answer(tx, placement, progress, call, raw)?;
+    follow(tx, leased.job, placement, progress, ruling, patience.capabilities.idempotent_create)?;
+    Ok(())
+}
+
+/// Answers kept of one placement, in characters: enough for an investigation, bounded for a loop.
+const MOST_ANSWER_CHARACTERS: i64 = 60_000;
+
+fn store_answer(
+    tx: &mut dyn Tx,
+    placement: &Placement,
+    progress: Progress,
+    call: &str,
+    raw: &str,
+) -> Result<(), Fault> {
+    let answer = serde_json::json!({"at": tx.now().to_string(), "call": call, "answer": raw}).to_string();
+    change_one(
+        tx,
+        "update placements set state = $1, unknown_since = $2, not_found = $3, cannot_tell = $4, failures = $5,
+             answers = case when length(answers) < $6 then answers || $7 else answers end
+         where order_id = $8 and k = $9 and state = $10",
+        &[
+            progress.state.word().into(),
+            progress.unknown_since.into(),
+            progress.not_found.into(),
+            progress.cannot_tell.into(),
+            progress.failures.into(),
+            MOST_ANSWER_CHARACTERS.into(),
+            (&format!("{answer}\n")).into(),
+            placement.order.as_bytes().into(),
+            placement.k.into(),
+            placement.progress.state.word().into(),
+        ],
+    )
+}
+
+fn follow(
+    tx: &mut dyn Tx,
+    job: JobId,
+    placement: &Placement,
+    progress: Progress,
+    ruling: Ruling,
+    idempotent_create: bool,
+) -> Result<(), Fault> {
+    match ruling {
+        Ruling::Deliver(profiles) => {
+            deliver(tx, placement, &profiles)?;
+            finish_or_go_on(tx, job, placement.order, None)
+        }
+        Ruling::Refuse { code, message } => {
+            finish_or_go_on(tx, job, placement.order, Some(format!("{code}: {message}")))
+        }
+        Ruling::Again(at) => {
+            if progress.state != placement.progress.state {
+                note(tx, placement.order, progress.state.word(), None)?;
+            }
+            reschedule(tx, job, JobState::Ready, at, None)
+        }
+        Ruling::PlaceAgain => {
+            place_again(tx, placement, idempotent_create)?;
+            let now = tx.now();
+            reschedule(tx, job, JobState::Ready, now, None)?;
+            tx.after_commit(Event::JobReady);
+            Ok(())
+        }
+        Ruling::AskOperator { reason } => {
+            note(tx, placement.order, "needs_operator", None)?;
+            let now = tx.now();
+            reschedule(tx, job, JobState::Dead, now, Some(&reason))
+        }
+    }
+}
+
+fn place_again(tx: &mut dyn Tx, placement: &Placement, idempotent_create: bool) -> Result<(), Fault> {
+    let waiting = Progress { state: PlacementState::Waiting, ..Progress::FRESH };
+    if idempotent_create {
+        let abandoned = Progress { state: PlacementState::Abandoned, ..placement.progress };
+        return store_progress(tx, &Placement { progress: abandoned, ..placement.clone() }, waiting);
+    }
+    let (tenant, last) = row(
+        tx,
+        "select tenant_id, max(k) from placements where order_id = $1 group by tenant_id",
+        &[placement.order.as_bytes().into()],
+        |row| Ok((TenantId::from_slice(row.bytes(0)?)?, number(row.int(1)?)?)),
+    )?
+    .ok_or_else(|| Fault::Bug("a placement without its row".to_owned()))?;
+    let next = Placement { k: last.saturating_add(1), progress: waiting, answers: Vec::new(), ..placement.clone() };
+    insert_placement(tx, tenant, &next)?;
+    note(tx, placement.order, "placed_again", None)
+}
+
+fn reschedule(tx: &mut dyn Tx, job: JobId, state: JobState, at: Timestamp, reason: Option<&str>) -> Result<(), Fault> {
+    change_one(
+        tx,
+        "update jobs set state = $1, run_at = $2, reason = $3 where id = $4",
+        &[state.word().into(), at.into(), reason.into(), job.as_bytes().into()],
+    )?;
+    // Whoever sleeps until the next job must learn that there may be an earlier one.
+    if state == JobState::Ready {
+        tx.after_commit(Event::JobReady);
+    }
+    Ok(())
+}
+
+fn note(tx: &mut dyn Tx, order: OrderId, event: &str, detail: Option<&str>) -> Result<(), Fault> {
+    let entry = timeline_entry(tx.now(), event, detail)?;
+    change_one(
+        tx,
+        "update orders set timeline = timeline || $1 where id = $2",
+        &[(&entry).into(), order.as_bytes().into()],
+    )?;
+    tx.after_commit(Event::OrderChanged(order));
+    Ok(())
+}
+
+fn deliver(tx: &mut dyn Tx, placement: &Placement, profiles: &[Profile]) -> Result<(), Fault> {
+    let tenant = tenant_of(tx, placement.order)?;
+    let taken = esim::of_order(tx, placement.order)?.len();
+    let wanted = usize::try_from(placement.quantity).unwrap_or(usize::MAX);
+    if profiles.len() > wanted {
+        tracing::warn!(order = %placement.order, "the upstream delivered more profiles than were ordered");
+    }
+    for (offset, profile) in profiles.iter().take(wanted).enumerate() {
+        let position = u16::try_from(taken + offset).map_err(|_| Fault::Bug("too many eSIMs".to_owned()))?;
+        esim::deliver(tx, placement.order.esim(position), tenant, placement.k, profile)?;
+    }
+    Ok(())
+}
+
+fn tenant_of(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<TenantId, Fault> {
+    row(snapshot, "select tenant_id from orders where id = $1", &[order.as_bytes().into()], |row| {
+        Ok(TenantId::from_slice(row.bytes(0)?)?)
+    })?
+    .ok_or_else(|| Fault::Bug(format!("order {order} is not there")))
+}
+
+fn must_find(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<Order, Fault> {
+    order::find(snapshot, order)?.ok_or_else(|| Fault::Bug(format!("order {order} is not there")))
+}
+
+/// Ends the order when its last placement is over; otherwise the job goes on with the next one.
+pub(crate) fn finish_or_go_on(tx: &mut dyn Tx, job: JobId, id: OrderId, failure: Option<String>) -> Result<(), Fault> {
+    if let Some(failure) = &failure {
+        change_one(tx, "update orders set failure_reason = $1 where id = $2", &[failure.into(), id.as_bytes().into()])?;
+    }
+    let open = placements(tx, id)?.iter().any(|placement| !placement.progress.state.is_final());
+    if open {
+        let now = tx.now();
+        return reschedule(tx, job, JobState::Ready, now, None);
+    }
+    finish(tx, id)?;
+    change_one(tx, "delete from jobs where id = $1", &[job.as_bytes().into()])
+}
+
+/// Earns what came, gives back what did not, once: guarded by the order's state.
+fn finish(tx: &mut dyn Tx, id: OrderId) -> Result<(), Fault> {
+    let order = must_find(tx, id)?;
+    let mut locked = lock_existing(tx, order.tenant, order.mode)?;
+    let delivered = order.esims.iter().filter(|esim| esim.state == EsimState::Delivered).count();
+    let delivered = number(i64::try_from(delivered).unwrap_or(i64::MAX))?;
+    let failed = order.quantity.saturating_sub(delivered);
+    let status = status(Tally { delivered, failed, ..Tally::default() });
+    let refunded = order.unit_price.times(failed)?;
+    let mut events = String::new();
+    let now = tx.now();
+    if delivered > 0 {
+        let earned = order.unit_price.times(delivered)?;
+        let entry = EntryId::new(tx.fresh_id());
+        write(tx, &mut locked, entry, Movement::sale(id, earned))?;
+        events += &timeline_entry(now, "delivered", Some(&format!("{delivered} of {}", order.quantity)))?;
+    }
+    if failed > 0 {
+        let entry = EntryId::new(tx.fresh_id());
+        write(tx, &mut locked, entry, Movement::refund_of_undelivered(id, refunded))?;
+        events += &timeline_entry(now, "refunded", Some(&format!("{refunded} {}", refunded.currency())))?;
+    }
+    let reason = match (failed, order.failure_reason) {
+        (0, _) => None,
+        (_, Some(reason)) => Some(reason),
+        (_, None) => Some("not_delivered: the upstream delivered fewer eSIMs than were ordered".to_owned()),
+    };
+    events += &timeline_entry(now, status.word(), reason.as_deref())?;
+    unlock(tx, &locked)?;
+    change_one(
+        tx,
+        "update orders set status = $1, refunded = $2, completed_at = $3, failure_reason = $4, timeline = timeline || $5
+         where id = $6 and status = 'processing'",
+        &[
+            status.word().into(),
+            refunded.minor().into(),
+            now.into(),
+            reason.as_ref().into(),
+            (&events).into(),
+            id.as_bytes().into(),
+        ],
+    )?;
+    tx.after_commit(Event::OrderChanged(id));
+    Ok(())
+}
+
+/// Ends a job that has nothing left to do.
+///
+/// # Errors
+/// [`LeaseLost`].
+pub fn end_job(tx: &mut dyn Tx, leased: &Leased) -> Decision<(), LeaseLost> {
+    if !hold(tx, leased)? {
+        return refuse(LeaseLost);
+    }
+    change_one(tx, "delete from jobs where id = $1", &[leased.job.as_bytes().into()])?;
+    Ok(())
+}
+
+/// Gives a job back untouched: its provider is not there, or the process is stopping.
+///
+/// # Errors
+/// [`LeaseLost`].
+pub fn postpone(tx: &mut dyn Tx, leased: &Leased, reason: &str, attempts_before_dead: u32) -> Decision<(), LeaseLost> {
+    if !hold(tx, leased)? {
+        return refuse(LeaseLost);
+    }
+    let attempts =
+        row(tx, "select attempts from jobs where id = $1", &[leased.job.as_bytes().into()], |row| number(row.int(0)?))?
+            .unwrap_or(0);
+    let at = retry_at(tx.now(), attempts, tx.random());
+    let state = if attempts >= attempts_before_dead { JobState::Dead } else { JobState::Ready };
+    reschedule(tx, leased.job, state, at, Some(reason))?;
+    Ok(())
+}
+
+/// Records what the upstream said to each eSIM it was asked to take back.
+///
+/// # Errors
+/// [`LeaseLost`].
+pub fn record_cancellations(
+    tx: &mut dyn Tx,
+    leased: &Leased,
+    answers: &[(EsimId, Cancellation)],
+    most_attempts: u32,
+) -> Decision<(), LeaseLost> {
+    if !hold(tx, leased)? {
+        return refuse(LeaseLost);
+    }
+    let mut later = None;
+    for (esim, answer) in answers {
+        match answer {
+            Cancellation::Cancelled => take_back(tx, leased.order, *esim)?,
+            Cancellation::Refused { reason } => keep(tx, *esim, reason)?,
+            Cancellation::TryLater { reason } => later = Some(reason.clone()),
+        }
+    }
+    settle_cancellation(tx, leased.order)?;
+    match later {
+        None => change_one(tx, "delete from jobs where id = $1", &[leased.job.as_bytes().into()])?,
+        Some(reason) => {
+            let (now, random) = (tx.now(), tx.random());
+            let attempts =
+                row(tx, "select attempts from jobs where id = $1", &[leased.job.as_bytes().into()], |row| {
+                    number(row.int(0)?)
+                })?
+                .unwrap_or(0);
+            let state = if attempts >= most_attempts { JobState::Dead } else { JobState::Ready };
+            reschedule(tx, leased.job, state, retry_at(now, attempts, random), Some(&reason))?;
+        }
+    }
+    Ok(())
+}
+
+/// The upstream took an eSIM back: its price goes back to the balance, once.
+fn take_back(tx: &mut dyn Tx, id: OrderId, esim: EsimId) -> Result<(), Fault> {
+    let order = must_find(tx, id)?;
+    let mut locked = lock_existing(tx, order.tenant, order.mode)?;
+    let found = order.esims.iter().find(|found| found.id == esim);
+    let given_back = found.map_or(0, |esim| esim.refunded);
+    let left_of_order = order.total()?.minus(order.refunded)?;
+    let left_of_esim = order.unit_price.minor() - given_back;
+    let refund = Money::new(left_of_esim.min(left_of_order.minor()).max(0), order.unit_price.currency());
+    change_one(
+        tx,
+        "update esims set state = $1, refunded = refunded + $2, cancel_failure = null
+         where id = $3 and state = 'cancelling'",
+        &[EsimState::Cancelled.word().into(), refund.minor().into(), esim.as_bytes().into()],
+    )?;
+    let entry = EntryId::new(tx.fresh_id());
+    write(tx, &mut locked, entry, Movement::refund_of_delivered(id, refund))?;
+    unlock(tx, &locked)?;
+    let event = timeline_entry(tx.now(), "refunded", Some(&format!("{refund} {}", refund.currency())))?;
+    change_one(
+        tx,
+        "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3",
+        &[refund.minor().into(), (&event).into(), id.as_bytes().into()],
+    )
+}
+
+fn keep(tx: &mut dyn Tx, esim: EsimId, reason: &str) -> Result<(), Fault> {
+    change_one(
+        tx,
+        "update esims set state = $1, cancel_failure = $2 where id = $3 and state = 'cancelling'",
+        &[EsimState::Delivered.word().into(), reason.into(), esim.as_bytes().into()],
+    )
+}
+
+/// Keeps all eSIMs of an order that were to be taken back: the operator gave the job up.
+pub(crate) fn keep_all(tx: &mut dyn Tx, job: JobId, id: OrderId) -> Result<(), Fault> {
+    let order = must_find(tx, id)?;
+    for esim in order.esims.iter().filter(|esim| esim.state == EsimState::Cancelling) {
+        keep(tx, esim.id, "the operator gave up asking the upstream")?;
+    }
+    settle_cancellation(tx, id)?;
+    change_one(tx, "delete from jobs where id = $1", &[job.as_bytes().into()])
+}
+
+/// Brings the order's status in line with its eSIMs after a cancellation.
+fn settle_cancellation(tx: &mut dyn Tx, id: OrderId) -> Result<(), Fault> {
+    let order = must_find(tx, id)?;
+    let status = status(order.esims.iter().map(|esim| esim.state).collect());
+    if status != order.status {
+        let event = timeline_entry(tx.now(), status.word(), None)?;
+        change_one(
+            tx,
+            "update orders set status = $1, timeline = timeline || $2 where id = $3 and status = $4",
+            &[status.word().into(), (&event).into(), id.as_bytes().into(), order.status.word().into()],
+        )?;
+    }
+    tx.after_commit(Event::OrderChanged(id));
+    Ok(())
+}
+
+/// Why the operator cannot decide what became of a placement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResolveRefusal {
+    /// There is no such order.
+    NotFound,
+    /// None of its placements is unknown.
+    NotUnknown,
+    /// More profiles than the placement asked for.
+    TooManyEsims,
+}
+
+/// The operator says what became of an order's unknown placement: `Some` profiles when it was sold,
+/// `None` when it was not.
+///
+/// # Errors
+/// [`ResolveRefusal`].
+pub fn resolve(tx: &mut dyn Tx, id: OrderId, sold: Option<&[Profile]>) -> Decision<(), ResolveRefusal> {
+    let Some(order) = order::find(tx, id)? else { return refuse(ResolveRefusal::NotFound) };
+    lock_existing(tx, order.tenant, order.mode)?;
+    let unknown = |placement: &Placement| placement.progress.state == PlacementState::Unknown;
+    let Some(placement) = placements(tx, id)?.into_iter().find(unknown) else {
+        return refuse(ResolveRefusal::NotUnknown);
+    };
+    let job = row(tx, "select id from jobs where id = $1 and kind = 'fulfil'", &[id.as_bytes().into()], |row| {
+        Ok(JobId::from_slice(row.bytes(0)?)?)
+    })?
+    .ok_or_else(|| Fault::Bug(format!("order {id} has an unknown placement and no job")))?;
+    let (state, ruling) = match sold {
+        Some(profiles) if profiles.len() > usize::try_from(placement.quantity).unwrap_or(usize::MAX) => {
+            return refuse(ResolveRefusal::TooManyEsims);
+        }
+        Some(profiles) => (PlacementState::Done, Ruling::Deliver(profiles.to_vec())),
+        None => {
+            let message = "the operator found that it was not sold".to_owned();
+            (PlacementState::Refused, Ruling::Refuse { code: "not_sold".to_owned(), message })
+        }
+    };
+    let progress = Progress { state, ..placement.progress };
+    store_progress(tx, &placement, progress)?;
+    note(tx, id, "resolved", Some(if sold.is_some() { "sold" } else { "not_sold" }))?;
+    follow(tx, job, &placement, progress, ruling, false)?;
+    Ok(())
+}
+
+/// Why cancelling is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CancelRefusal {
+    /// There is no such order in this world.
+    NotFound,
+    /// The tenant may not change anything.
+    NotAllowed(domain::tenant::NotAllowed),
+    /// These eSIMs (0-based in the request) are not the order's.
+    UnknownEsims(Vec<usize>),
+    /// The order is processing, or none of the eSIMs is there to be given back.
+    NotCancellable,
+}
+
+/// Asks for eSIMs of an order to be taken back; all that can be when `esims` is `None`.
+///
+/// # Errors
+/// [`CancelRefusal`].
+pub fn ask_cancel(
+    tx: &mut dyn Tx,
+    scope: domain::tenant::Scope,
+    id: OrderId,
+    esims: Option<&[EsimId]>,
+) -> Decision<Order, CancelRefusal> {
+    let locked = lock_existing(tx, scope.tenant, scope.mode)?;
+    if let Err(refusal) = locked.status.may_change() {
+        return refuse(CancelRefusal::NotAllowed(refusal));
+    }
+    let Some(order) = order::of_tenant(tx, scope.tenant, scope.mode, id)? else {
+        return refuse(CancelRefusal::NotFound);
+    };
+    let is_deliverable = |esim: &Esim| esim.state == EsimState::Delivered;
+    let chosen: Vec<EsimId> = match esims {
+        None => order.esims.iter().filter(|esim| is_deliverable(esim)).map(|esim| esim.id).collect(),
+        Some(asked) => {
+            let unknown: Vec<usize> = asked
+                .iter()
+                .enumerate()
+                .filter(|(_, id)| !order.esims.iter().any(|esim| esim.id == **id))
+                .map(|(index, _)| index)
+                .collect();
+            if !unknown.is_empty() {
+                return refuse(CancelRefusal::UnknownEsims(unknown));
+            }
+            let all_there = order.esims.iter().filter(|esim| asked.contains(&esim.id)).all(is_deliverable);
+            if !all_there {
+                return refuse(CancelRefusal::NotCancellable);
+            }
+            asked.to_vec()
+        }
+    };
+    if !order.status.is_final() || chosen.is_empty() {
+        return refuse(CancelRefusal::NotCancellable);
+    }
+    for esim in chosen.iter().collect::<std::collections::BTreeSet<_>>() {
+        change_one(
+            tx,
+            "update esims set state = $1, cancel_failure = null where id = $2 and state = 'delivered'",
+            &[EsimState::Cancelling.word().into(), esim.as_bytes().into()],
+        )?;
+    }
+    let (job, now) = (JobId::new(tx.fresh_id()), tx.now());
+    tx.execute(
+        "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at) values ($1, $2, $3, $4, $5, 0, $6)",
+        &[
+            job.as_bytes().into(),
+            JobKind::Cancel.word().into(),
+            id.as_bytes().into(),
+            scope.tenant.as_bytes().into(),
+            JobState::Ready.word().into(),
+            now.into(),
+        ],
+    )?;
+    note(tx, id, "cancel_requested", Some(&format!("{} eSIM(s)", chosen.len())))?;
+    tx.after_commit(Event::JobReady);
+    Ok(must_find(tx, id)?)
+}
+
+/// What the operator gives back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorRefund {
+    /// The price of these eSIMs, as far as it was not given back before.
+    Esims(Vec<EsimId>),
+    /// This amount.
+    Amount(Money),
+    /// All that was not given back before.
+    Rest,
+}
+
+/// Why the operator cannot give money back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefundRefusal {
+    /// There is no such order.
+    NotFound,
+    /// It is still being fulfilled: what is not delivered is refunded by itself.
+    Processing,
+    /// These eSIMs (0-based in the request) are not the order's, or were not delivered.
+    UnknownEsims(Vec<usize>),
+    /// Nothing is left to give back.
+    AlreadyRefunded,
+    /// More than is left.
+    TooMuch {
+        /// What is left.
+        left: Money,
+    },
+    /// The idempotency key was used with another body.
+    IdempotencyKeyReused,
+}
+
+/// Gives money of a final order back by the operator's decision; the status stays.
+///
+/// # Errors
+/// [`RefundRefusal`].
+pub fn refund_by_operator(
+    tx: &mut dyn Tx,
+    id: OrderId,
+    what: &OperatorRefund,
+    reason: &str,
+    key: Option<(crate::port::KeyHash, [u8; 16])>,
+) -> Decision<Order, RefundRefusal> {
+    let Some(order) = order::find(tx, id)? else { return refuse(RefundRefusal::NotFound) };
+    let mut locked = lock_existing(tx, order.tenant, order.mode)?;
+    if let Some((key, body)) = &key
+        && let Some(remembered) = tx.recall(key)?
+    {
+        return if remembered.body_hash == *body { Ok(order) } else { refuse(RefundRefusal::IdempotencyKeyReused) };
+    }
+    if !order.status.is_final() {
+        return refuse(RefundRefusal::Processing);
+    }
+    let currency = order.unit_price.currency();
+    let left = order.total()?.minus(order.refunded)?;
+    let mut shares: Vec<(EsimId, i64)> = Vec::new();
+    let amount = match what {
+        OperatorRefund::Rest => left,
+        OperatorRefund::Amount(amount) => *amount,
+        OperatorRefund::Esims(ids) => {
+            let delivered = |id: &EsimId| order.esims.iter().find(|esim| esim.id == *id && esim.delivered_at.is_some());
+            let unknown: Vec<usize> =
+                ids.iter().enumerate().filter(|(_, id)| delivered(id).is_none()).map(|(index, _)| index).collect();
+            if !unknown.is_empty() {
+                return refuse(RefundRefusal::UnknownEsims(unknown));
+            }
+            for id in ids.iter().collect::<std::collections::BTreeSet<_>>() {
+                let share = delivered(id).map_or(0, |esim| order.unit_price.minor() - esim.refunded);
+                if share > 0 {
+                    shares.push((*id, share));
+                }
+            }
+            Money::new(shares.iter().map(|(_, share)| share).sum(), currency)
+        }
+    };
+    if left.minor() <= 0 || amount.minor() <= 0 {
+        return refuse(RefundRefusal::AlreadyRefunded);
+    }
+    if amount.minor() > left.minor() {
+        return refuse(RefundRefusal::TooMuch { left });
+    }
+    for (esim, share) in shares {
+        change_one(
+            tx,
+            "update esims set refunded = refunded + $1 where id = $2",
+            &[share.into(), esim.as_bytes().into()],
+        )?;
+    }
+    let entry = EntryId::new(tx.fresh_id());
+    let entry = write(tx, &mut locked, entry, Movement::refund_of_delivered(id, amount))?;
+    ledger::write_note(tx, &entry, reason)?;
+    unlock(tx, &locked)?;
+    if let Some((key, body_hash)) = key {
+        tx.remember(key, crate::port::Remembered { body_hash, result: entry.id.uuid(), count: 1 })?;
+    }
+    let event = timeline_entry(tx.now(), "refunded", Some(&format!("{amount} {currency} by the operator")))?;
+    change_one(
+        tx,
+        "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3 and refunded = $4",
+        &[amount.minor().into(), (&event).into(), id.as_bytes().into(), order.refunded.minor().into()],
+    )?;
+    tx.after_commit(Event::OrderChanged(id));
+    Ok(must_find(tx, id)?)
+}
+
+const PLACEMENT: &str = "order_id, k, provider, upstream_plan_id, quantity, state, unknown_since, not_found, \
+     cannot_tell, failures, answers from placements";
+
+fn placement(row: &dyn Row) -> Result<Placement, Fault> {
+    Ok(Placement {
+        order: OrderId::from_slice(row.bytes(0)?)?,
+        k: number(row.int(1)?)?,
+        provider: row.text(2)?.to_owned(),
+        upstream_plan_id: row.text(3)?.to_owned(),
+        quantity: number(row.int(4)?)?,
+        progress: Progress {
+            state: row.text(5)?.parse()?,
+            unknown_since: row.opt_int(6)?.map(Timestamp::from_millis),
+            not_found: number(row.int(7)?)?,
+            cannot_tell: number(row.int(8)?)?,
+            failures: number(row.int(9)?)?,
+        },
+        answers: row.text(10)?.lines().map(str::to_owned).collect(),
+    })
+}
+
+/// The placements of an order, in order of their numbers.
+///
+/// # Errors
+/// [`Fault`].
+pub fn placements(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<Vec<Placement>, Fault> {
+    let sql = format!("select {PLACEMENT} where order_id = $1 order by k");
+    collect(snapshot, &sql, &[order.as_bytes().into()], placement)
+}
+
+/// Whether nothing of an order moves any more: it is final, and no eSIM is being taken back.
+#[must_use]
+pub fn is_settled(order: &Order) -> bool {
+    order.status != OrderStatus::Processing && order.esims.iter().all(|esim| esim.state != EsimState::Cancelling)
+}

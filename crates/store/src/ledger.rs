@@ -1,0 +1,436 @@
+//! The ledger's rows: entries are only ever inserted, and the balance row moves with them in the
+//! same transaction.
+
+use crate::port::{Event, Fault, Row, Snapshot, Tx, change_one, collect, row};
+use domain::id::{EntryId, OrderId, TenantId, TopUpId};
+use domain::ledger::{Account, Damage, Entry, EntryKind, Hash, Head, Movement, append, verify};
+use domain::money::{Currency, Money};
+use domain::tenant::{Mode, TenantStatus};
+use domain::time::Timestamp;
+use std::collections::HashMap;
+
+/// A tenant's locked balance row of one mode.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Locked {
+    pub(crate) head: Head,
+    pub(crate) credit_limit: Money,
+    pub(crate) order_count: i64,
+    pub(crate) tenant_number: i64,
+    pub(crate) status: TenantStatus,
+    read_count: i64,
+}
+
+fn hash(bytes: &[u8]) -> Result<Hash, Fault> {
+    bytes.try_into().map_err(|_| Fault::Bug("malformed hash in the database".to_owned()))
+}
+
+/// Locks the balance row: the first thing every command of a tenant does.
+pub(crate) fn lock(tx: &mut dyn Tx, tenant: TenantId, mode: Mode) -> Result<Option<Locked>, Fault> {
+    let sql = match tx.for_update() {
+        "" => LOCK.to_owned(),
+        suffix => format!("{LOCK} {suffix}"),
+    };
+    row(tx, &sql, &[tenant.as_bytes().into(), mode.word().into()], |row| {
+        let currency: Currency = row.text(2)?.parse()?;
+        let money = |column| row.int(column).map(|minor| Money::new(minor, currency));
+        let head = Head { tenant, mode, count: row.int(5)?, hash: hash(row.bytes(6)?)?, balance: money(3)? };
+        Ok(Locked {
+            head,
+            credit_limit: money(4)?,
+            order_count: row.int(7)?,
+            tenant_number: row.int(0)?,
+            status: row.text(1)?.parse()?,
+            read_count: head.count,
+        })
+    })
+}
+
+const LOCK: &str = "select t.number, t.status, t.currency, b.balance, b.credit_limit, b.entry_count, b.entry_hash, \
+     b.order_count from balances b join tenants t on t.id = b.tenant_id where b.tenant_id = $1 and b.mode = $2";
+
+/// Locks the balance row of a tenant that is known to exist.
+pub(crate) fn lock_existing(tx: &mut dyn Tx, tenant: TenantId, mode: Mode) -> Result<Locked, Fault> {
+    lock(tx, tenant, mode)?.ok_or_else(|| Fault::Bug(format!("tenant {tenant} has no {mode} balance")))
+}
+
+/// Appends one movement to the locked chain.
+pub(crate) fn write(tx: &mut dyn Tx, locked: &mut Locked, id: EntryId, movement: Movement) -> Result<Entry, Fault> {
+    let (entry, head) = append(&locked.head, id, movement)?;
+    tx.execute(
+        "insert into ledger_entries (id, tenant_id, mode, position, kind, source, target, amount, currency,
+             balance_after, order_id, top_up_id, hash)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        &[
+            entry.id.as_bytes().into(),
+            entry.tenant.as_bytes().into(),
+            entry.mode.word().into(),
+            entry.position.into(),
+            movement.kind.word().into(),
+            movement.source.word().into(),
+            movement.target.word().into(),
+            movement.amount.minor().into(),
+            movement.amount.currency().code().into(),
+            entry.balance_after.minor().into(),
+            movement.order.as_ref().map(OrderId::as_bytes).into(),
+            movement.top_up.as_ref().map(TopUpId::as_bytes).into(),
+            (&entry.hash).into(),
+        ],
+    )?;
+    locked.head = head;
+    tx.after_commit(Event::Appended(1));
+    Ok(entry)
+}
+
+/// Writes the moved head back. The guard fails when the row was not the one that was locked.
+pub(crate) fn unlock(tx: &mut dyn Tx, locked: &Locked) -> Result<(), Fault> {
+    change_one(
+        tx,
+        "update balances set balance = $1, entry_count = $2, entry_hash = $3, order_count = $4
+         where tenant_id = $5 and mode = $6 and entry_count = $7",
+        &[
+            locked.head.balance.minor().into(),
+            locked.head.count.into(),
+            (&locked.head.hash).into(),
+            locked.order_count.into(),
+            locked.head.tenant.as_bytes().into(),
+            locked.head.mode.word().into(),
+            locked.read_count.into(),
+        ],
+    )
+}
+
+const ENTRY: &str = "id, tenant_id, mode, position, kind, source, target, amount, currency, balance_after, \
+     order_id, top_up_id, hash";
+
+fn entry(row: &dyn Row) -> Result<Entry, Fault> {
+    let currency: Currency = row.text(8)?.parse()?;
+    Ok(Entry {
+        id: EntryId::from_slice(row.bytes(0)?)?,
+        tenant: TenantId::from_slice(row.bytes(1)?)?,
+        mode: row.text(2)?.parse()?,
+        position: row.int(3)?,
+        movement: Movement {
+            kind: row.text(4)?.parse()?,
+            source: row.text(5)?.parse()?,
+            target: row.text(6)?.parse()?,
+            amount: Money::new(row.int(7)?, currency),
+            order: row.opt_bytes(10)?.map(OrderId::from_slice).transpose()?,
+            top_up: row.opt_bytes(11)?.map(TopUpId::from_slice).transpose()?,
+        },
+        balance_after: Money::new(row.int(9)?, currency),
+        hash: hash(row.bytes(12)?)?,
+    })
+}
+
+/// One entry by its id.
+///
+/// # Errors
+/// [`Fault`].
+pub fn find(snapshot: &mut dyn Snapshot, id: EntryId) -> Result<Option<Entry>, Fault> {
+    row(snapshot, &format!("select {ENTRY} from ledger_entries where id = $1"), &[id.as_bytes().into()], entry)
+}
+
+/// The entries with ids above `after`, oldest first.
+///
+/// # Errors
+/// [`Fault`].
+pub fn after(snapshot: &mut dyn Snapshot, after: &[u8], limit: u32) -> Result<Vec<Entry>, Fault> {
+    let sql = format!("select {ENTRY} from ledger_entries where id > $1 order by id limit $2");
+    collect(snapshot, &sql, &[after.into(), limit.into()], entry)
+}
+
+/// A tenant's balance of one mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Balance {
+    /// The credit.
+    pub credit_balance: Money,
+    /// How far below zero it may go.
+    pub credit_limit: Money,
+}
+
+/// Reads a tenant's balance.
+///
+/// # Errors
+/// [`Fault`].
+pub fn balance(snapshot: &mut dyn Snapshot, tenant: TenantId, mode: Mode) -> Result<Option<Balance>, Fault> {
+    row(
+        snapshot,
+        "select t.currency, b.balance, b.credit_limit from balances b join tenants t on t.id = b.tenant_id
+         where b.tenant_id = $1 and b.mode = $2",
+        &[tenant.as_bytes().into(), mode.word().into()],
+        |row| {
+            let currency: Currency = row.text(0)?.parse()?;
+            let money = |column| row.int(column).map(|minor| Money::new(minor, currency));
+            Ok(Balance { credit_balance: money(1)?, credit_limit: money(2)? })
+        },
+    )
+}
+
+/// What a list of transactions is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransactionFilter {
+    /// Only this kind.
+    pub kind: Option<EntryKind>,
+    /// Made at or after.
+    pub from: Option<Timestamp>,
+    /// Made before.
+    pub to: Option<Timestamp>,
+}
+
+/// An entry with the operator's words for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// The entry.
+    pub entry: Entry,
+    /// The note, where there is one.
+    pub note: Option<String>,
+}
+
+/// A tenant's transactions below `cursor`, newest first, and the cursor of the next page.
+///
+/// # Errors
+/// [`Fault`].
+pub fn transactions(
+    snapshot: &mut dyn Snapshot,
+    tenant: TenantId,
+    mode: Mode,
+    filter: &TransactionFilter,
+    cursor: Option<EntryId>,
+    limit: usize,
+) -> Result<(Vec<Transaction>, Option<EntryId>), Fault> {
+    let rare = filter.kind.filter(|kind| *kind != EntryKind::Purchase);
+    let posting = match rare {
+        Some(kind) => crate::index::Posting::new(crate::index::Kind::EntryKind, kind.word()),
+        None => crate::index::Posting::new(crate::index::Kind::Entry, ""),
+    };
+    let fits = |entry: &Entry| {
+        entry.tenant == tenant
+            && entry.mode == mode
+            && entry.movement.kind != EntryKind::Sale
+            && filter.kind.is_none_or(|kind| entry.movement.kind == kind)
+            && filter.from.is_none_or(|from| entry.id.created_at() >= from)
+            && filter.to.is_none_or(|to| entry.id.created_at() < to)
+    };
+    let mut range = crate::index::Range::new(tenant, mode, posting, filter.from, filter.to);
+    range.below(cursor.map(EntryId::uuid));
+    let mut found = Vec::new();
+    let tail = crate::index::tail(snapshot, tenant, mode)?;
+    let mut candidates = crate::index::Candidates::new(range, tail.iter().map(|entry| entry.id.uuid()));
+    while let Some(id) = candidates.next(snapshot)? {
+        let id = EntryId::new(id);
+        let Some(entry) = find(snapshot, id)?.filter(|entry| fits(entry)) else { continue };
+        if found.len() == limit {
+            let last = found.last().map(|last: &Transaction| last.entry.id);
+            return Ok((found, last));
+        }
+        let note = match entry.movement.kind {
+            EntryKind::Adjustment | EntryKind::Refund => note(snapshot, id)?,
+            _ => None,
+        };
+        found.push(Transaction { entry, note });
+    }
+    Ok((found, None))
+}
+
+fn note(snapshot: &mut dyn Snapshot, id: EntryId) -> Result<Option<String>, Fault> {
+    row(snapshot, "select note from entry_notes where entry_id = $1", &[id.as_bytes().into()], |row| {
+        row.text(0).map(str::to_owned)
+    })
+}
+
+/// Keeps the operator's words for an entry.
+pub(crate) fn write_note(tx: &mut dyn Tx, entry: &Entry, note: &str) -> Result<(), Fault> {
+    tx.execute(
+        "insert into entry_notes (entry_id, tenant_id, note) values ($1, $2, $3)",
+        &[entry.id.as_bytes().into(), entry.tenant.as_bytes().into(), note.into()],
+    )?;
+    Ok(())
+}
+
+/// What the check found first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What is wrong.
+    pub damage: Damage,
+    /// The entry, where there is one.
+    pub entry: Option<String>,
+    /// Whose chain, or which order.
+    pub subject: String,
+}
+
+/// A check of the whole ledger, fed with pages of entries, so that no read lasts long. It compares
+/// with the balances as they were when it began, so it may run while the platform works.
+#[derive(Debug)]
+pub struct Check {
+    expected: HashMap<(TenantId, Mode), Head>,
+    heads: HashMap<(TenantId, Mode), Head>,
+    /// Minor units still held for an order.
+    held: HashMap<OrderId, i64>,
+    /// Minor units given back for an order.
+    refunded: HashMap<OrderId, i64>,
+    last: Vec<u8>,
+    end: Vec<u8>,
+    /// Entries walked so far.
+    pub entries: u64,
+}
+
+/// Entries of one read of the check.
+const CHECK_PAGE: u32 = 2_000;
+
+const NEWEST: &str = "select id from ledger_entries order by id desc limit 1";
+
+fn newest(snapshot: &mut dyn Snapshot) -> Result<Vec<u8>, Fault> {
+    Ok(row(snapshot, NEWEST, &[], |row| row.bytes(0).map(<[u8]>::to_vec))?.unwrap_or_default())
+}
+
+fn found(damage: Damage, entry: Option<String>, subject: String) -> Finding {
+    Finding { damage, entry, subject }
+}
+
+impl Check {
+    /// Notes where every chain stands now; entries written later are not part of this check.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn begin(snapshot: &mut dyn Snapshot) -> Result<Self, Fault> {
+        let mut expected = HashMap::new();
+        snapshot.rows(
+            "select b.tenant_id, b.mode, t.currency, b.balance, b.entry_count, b.entry_hash
+             from balances b join tenants t on t.id = b.tenant_id",
+            &[],
+            &mut |row| {
+                let tenant = TenantId::from_slice(row.bytes(0)?)?;
+                let mode: Mode = row.text(1)?.parse()?;
+                let balance = Money::new(row.int(3)?, row.text(2)?.parse()?);
+                // A malformed hash is damage, not a fault: it is found when it is compared.
+                let hash = row.bytes(5)?.try_into().unwrap_or([0xFF; 32]);
+                expected.insert((tenant, mode), Head { tenant, mode, count: row.int(4)?, hash, balance });
+                Ok(())
+            },
+        )?;
+        Ok(Self {
+            expected,
+            heads: HashMap::new(),
+            held: HashMap::new(),
+            refunded: HashMap::new(),
+            last: Vec::new(),
+            end: newest(snapshot)?,
+            entries: 0,
+        })
+    }
+
+    /// Walks the next page. `Ok(Ok(true))` while there is more, `Ok(Ok(false))` when all is well.
+    ///
+    /// # Errors
+    /// [`Fault`]; what is wrong with the ledger is the inner [`Finding`].
+    pub fn page(&mut self, snapshot: &mut dyn Snapshot) -> Result<Result<bool, Finding>, Fault> {
+        let sql = format!("select {ENTRY} from ledger_entries where id > $1 and id <= $2 order by id limit $3");
+        let (after, end) = (std::mem::take(&mut self.last), self.end.clone());
+        let mut last = after.clone();
+        let mut walked = Ok(());
+        let mut rows = 0_u32;
+        snapshot.rows(&sql, &[after.as_slice().into(), end.as_slice().into(), CHECK_PAGE.into()], &mut |row| {
+            last = row.bytes(0)?.to_vec();
+            rows += 1;
+            if walked.is_ok() {
+                walked = match entry(row) {
+                    Ok(entry) => self.entry(&entry),
+                    Err(_) => {
+                        let id = last.iter().map(|byte| format!("{byte:02x}")).collect();
+                        Err(found(Damage::Unreadable, Some(id), "ledger".to_owned()))
+                    }
+                };
+            }
+            Ok(())
+        })?;
+        self.last = last;
+        if let Err(finding) = walked {
+            return Ok(Err(finding));
+        }
+        if rows == CHECK_PAGE {
+            return Ok(Ok(true));
+        }
+        if let Err(finding) = self.compare_balances() {
+            return Ok(Err(finding));
+        }
+        Ok(self.compare_orders(snapshot)?.map(|()| false))
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<(), Finding> {
+        self.entries += 1;
+        let damaged =
+            |damage| found(damage, Some(entry.id.to_string()), format!("tenant {} ({})", entry.tenant, entry.mode));
+        let key = (entry.tenant, entry.mode);
+        let empty = || Head::empty(entry.tenant, entry.mode, entry.balance_after.currency());
+        let head = self.heads.entry(key).or_insert_with(empty);
+        *head = verify(head, entry).map_err(damaged)?;
+        let Some(order) = entry.movement.order else { return Ok(()) };
+        let amount = entry.movement.amount.minor();
+        if entry.movement.kind == EntryKind::Purchase {
+            if entry.id.uuid() != order.uuid() {
+                return Err(damaged(Damage::OrderMismatch));
+            }
+            self.held.insert(order, amount);
+        } else if entry.movement.source == Account::SalesHeld {
+            let left = self.held.get(&order).copied().unwrap_or(0) - amount;
+            match left {
+                1.. => self.held.insert(order, left),
+                0 => self.held.remove(&order),
+                _ => return Err(damaged(Damage::OrderMismatch)),
+            };
+        }
+        if entry.movement.kind == EntryKind::Refund {
+            *self.refunded.entry(order).or_default() += amount;
+        }
+        Ok(())
+    }
+
+    fn compare_balances(&self) -> Result<(), Finding> {
+        let mut chains: Vec<_> = self.expected.keys().chain(self.heads.keys()).copied().collect();
+        chains.sort_unstable();
+        chains.dedup();
+        for (tenant, mode) in chains {
+            let damaged = |damage| Err(found(damage, None, format!("tenant {tenant} ({mode})")));
+            let Some(expected) = self.expected.get(&(tenant, mode)) else { return damaged(Damage::Unreadable) };
+            let empty = Head::empty(tenant, mode, expected.balance.currency());
+            let folded = self.heads.get(&(tenant, mode)).copied().unwrap_or(empty);
+            if folded.count != expected.count {
+                return damaged(Damage::WrongCount);
+            }
+            if folded.hash != expected.hash {
+                return damaged(Damage::WrongHead);
+            }
+            if folded.balance != expected.balance {
+                return damaged(Damage::WrongCachedBalance);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares orders with their entries: what is held belongs to an order still being fulfilled, and
+    /// an order's refunds are the ledger's. Orders change on, so equality is asked only when nothing
+    /// was written meanwhile.
+    fn compare_orders(&self, snapshot: &mut dyn Snapshot) -> Result<Result<(), Finding>, Fault> {
+        let quiet = newest(snapshot)? == self.end;
+        let mut orders: Vec<_> = self.held.keys().chain(self.refunded.keys()).copied().collect();
+        orders.sort_unstable();
+        orders.dedup();
+        for order in orders {
+            let held = self.held.get(&order).copied().unwrap_or(0);
+            let refunded = self.refunded.get(&order).copied().unwrap_or(0);
+            let known = row(
+                snapshot,
+                "select refunded, status from orders where id = $1",
+                &[order.as_bytes().into()],
+                |row| Ok((row.int(0)?, row.text(1)? == "processing")),
+            )?;
+            let consistent = known.is_some_and(|(row_refunded, processing)| {
+                refunded <= row_refunded && (!quiet || (refunded == row_refunded && (held == 0 || processing)))
+            });
+            if !consistent {
+                return Ok(Err(found(Damage::OrderMismatch, None, format!("order {order}"))));
+            }
+        }
+        Ok(Ok(()))
+    }
+}

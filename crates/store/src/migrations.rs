@@ -1,0 +1,30 @@
+//! The schema's versions, applied in order and once.
+
+use rusqlite::Connection;
+
+const SQLITE: &[&str] = &[include_str!("../migrations/sqlite/0001_first.sql")];
+
+/// Brings a SQLite database to this program's schema.
+///
+/// # Errors
+/// A line for the operator, also when the schema is newer than the program.
+pub(crate) fn migrate_sqlite(connection: &mut Connection) -> Result<(), String> {
+    let known = SQLITE.len();
+    let version: i64 =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|error| error.to_string())?;
+    let applied = usize::try_from(version).unwrap_or(usize::MAX);
+    if applied > known {
+        return Err(format!(
+            "its schema is version {version}, this program knows up to {known}; start the newer esimd again"
+        ));
+    }
+    for (index, migration) in SQLITE.iter().enumerate().skip(applied) {
+        let transaction = connection.transaction().map_err(|error| error.to_string())?;
+        transaction.execute_batch(migration).map_err(|error| error.to_string())?;
+        transaction
+            .pragma_update(None, "user_version", i64::try_from(index + 1).unwrap_or(i64::MAX))
+            .map_err(|error| error.to_string())?;
+        transaction.commit().map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}

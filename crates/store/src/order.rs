@@ -1,0 +1,403 @@
+//! Orders and their eSIMs, as they are read.
+
+use crate::esim::{self, Esim};
+use crate::index::{Candidates, Kind, Posting, Range, by_prefix, tail};
+use crate::port::{Fault, Row, Snapshot, collect, row};
+use domain::id::{CheckoutId, EsimId, OrderId, PlanId, TenantId};
+use domain::money::{Currency, Money};
+use domain::order::{OrderFilter, OrderStatus};
+use domain::tenant::Mode;
+use domain::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Something that happened to an order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineEvent {
+    /// When, in Unix milliseconds.
+    pub at: i64,
+    /// One stable word.
+    pub event: String,
+    /// Words for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Everything about the traveller, and the partner's free text: the erasable part of an order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Traveller {
+    /// E-mail address.
+    pub email: Option<String>,
+    /// Name.
+    pub customer_name: Option<String>,
+    /// Telephone number.
+    pub phone: Option<String>,
+    /// The partner's own order number.
+    pub reference: Option<String>,
+}
+
+impl Traveller {
+    /// Whether there is nothing to keep.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An order with its eSIMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// Its id.
+    pub id: OrderId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The world.
+    pub mode: Mode,
+    /// The checkout it was paid in.
+    pub checkout: CheckoutId,
+    /// The number a person reads out.
+    pub number: String,
+    /// The plan.
+    pub plan: PlanId,
+    /// The plan's name when it was sold.
+    pub plan_name: String,
+    /// How many eSIMs.
+    pub quantity: u32,
+    /// Price of one when it was sold.
+    pub unit_price: Money,
+    /// What was given back so far.
+    pub refunded: Money,
+    /// Where it is.
+    pub status: OrderStatus,
+    /// When fulfilment ended.
+    pub completed_at: Option<Timestamp>,
+    /// Why not all was delivered.
+    pub failure_reason: Option<String>,
+    /// What happened after its creation, oldest first.
+    pub timeline: Vec<TimelineEvent>,
+    /// The traveller.
+    pub traveller: Traveller,
+    /// One entry per eSIM, in order of position.
+    pub esims: Vec<Esim>,
+}
+
+impl Order {
+    /// Quantity times unit price.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`] when it is out of range, which a checkout never lets through.
+    pub fn total(&self) -> Result<Money, Fault> {
+        Ok(self.unit_price.times(self.quantity)?)
+    }
+
+    /// The order as its checkout answered it: what came later is left out.
+    #[must_use]
+    pub fn as_created(mut self) -> Self {
+        self.status = OrderStatus::Processing;
+        self.refunded = Money::zero(self.unit_price.currency());
+        self.completed_at = None;
+        self.failure_reason = None;
+        self.timeline.clear();
+        self.esims = esim::fill(self.id, self.quantity, OrderStatus::Processing, Vec::new());
+        self
+    }
+
+    /// The keys the index lists this order under; only those that may have come since when it is not new.
+    pub(crate) fn keys(&self, is_new: bool) -> Vec<(Kind, String)> {
+        let mut keys = Vec::new();
+        if is_new {
+            keys.push((Kind::Order, String::new()));
+            keys.push((Kind::Number, self.number.to_lowercase()));
+            keys.push((Kind::Plan, self.plan.to_string()));
+            keys.extend(self.traveller.email.as_ref().map(|email| (Kind::Email, email.to_lowercase())));
+            keys.extend(self.traveller.reference.as_ref().map(|text| (Kind::Reference, text.to_lowercase())));
+        }
+        if self.status != OrderStatus::Completed {
+            keys.push((Kind::Status, self.status.word().to_owned()));
+        }
+        keys.extend(self.esims.iter().filter_map(|esim| esim.iccid.as_ref()).map(|iccid| (Kind::Iccid, iccid.clone())));
+        keys
+    }
+
+    fn fits(&self, filter: &OrderFilter) -> bool {
+        let same = |wanted: &Option<String>, found: &Option<String>| match (wanted, found) {
+            (None, _) => true,
+            (Some(wanted), Some(found)) => wanted.to_lowercase() == found.to_lowercase(),
+            (Some(_), None) => false,
+        };
+        let begins = |query: &String| {
+            let query = query.to_lowercase();
+            let iccids = self.esims.iter().filter_map(|esim| esim.iccid.as_ref());
+            [Some(&self.number), self.traveller.reference.as_ref(), self.traveller.email.as_ref()]
+                .into_iter()
+                .flatten()
+                .chain(iccids)
+                .any(|text| text.to_lowercase().starts_with(&query))
+        };
+        filter.status.is_none_or(|status| self.status == status)
+            && filter.from.is_none_or(|from| self.id.created_at() >= from)
+            && filter.to.is_none_or(|to| self.id.created_at() < to)
+            && same(&filter.email, &self.traveller.email)
+            && same(&filter.reference, &self.traveller.reference)
+            && filter.plan.is_none_or(|plan| self.plan == plan)
+            && filter
+                .iccid
+                .as_ref()
+                .is_none_or(|iccid| self.esims.iter().any(|esim| esim.iccid.as_deref() == Some(iccid.as_str())))
+            && filter.query.as_ref().is_none_or(begins)
+    }
+}
+
+const ORDER: &str = "o.id, o.tenant_id, o.mode, o.checkout_id, o.number, o.plan_id, o.plan_name, o.quantity, \
+     o.unit_price, o.refunded, o.currency, o.status, o.completed_at, o.failure_reason, o.timeline, t.email, \
+     t.customer_name, t.phone, t.reference from orders o left join travellers t on t.order_id = o.id";
+
+fn order(row: &dyn Row) -> Result<Order, Fault> {
+    let currency: Currency = row.text(10)?.parse()?;
+    let text = |column| row.opt_text(column).map(|text| text.map(str::to_owned));
+    Ok(Order {
+        id: OrderId::from_slice(row.bytes(0)?)?,
+        tenant: TenantId::from_slice(row.bytes(1)?)?,
+        mode: row.text(2)?.parse()?,
+        checkout: CheckoutId::from_slice(row.bytes(3)?)?,
+        number: row.text(4)?.to_owned(),
+        plan: PlanId::from_slice(row.bytes(5)?)?,
+        plan_name: row.text(6)?.to_owned(),
+        quantity: u32::try_from(row.int(7)?).map_err(|_| Fault::Bug("quantity out of range".to_owned()))?,
+        unit_price: Money::new(row.int(8)?, currency),
+        refunded: Money::new(row.int(9)?, currency),
+        status: row.text(11)?.parse()?,
+        completed_at: row.opt_int(12)?.map(Timestamp::from_millis),
+        failure_reason: text(13)?,
+        timeline: read_timeline(row.text(14)?)?,
+        traveller: Traveller { email: text(15)?, customer_name: text(16)?, phone: text(17)?, reference: text(18)? },
+        esims: Vec::new(),
+    })
+}
+
+/// A timeline is a JSON array without its brackets, so that an event can be appended to it in SQL.
+fn read_timeline(stored: &str) -> Result<Vec<TimelineEvent>, Fault> {
+    if stored.is_empty() {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(&format!("[{}]", stored.strip_prefix(',').unwrap_or(stored)))
+        .map_err(|error| Fault::Bug(format!("malformed timeline: {error}")))
+}
+
+/// What to append to a stored timeline.
+pub(crate) fn timeline_entry(at: Timestamp, event: &str, detail: Option<&str>) -> Result<String, Fault> {
+    let event = TimelineEvent { at: at.millis(), event: event.to_owned(), detail: detail.map(str::to_owned) };
+    serde_json::to_string(&event)
+        .map(|json| format!(",{json}"))
+        .map_err(|error| Fault::Bug(format!("a timeline event cannot be written: {error}")))
+}
+
+fn with_esims(snapshot: &mut dyn Snapshot, order: Order) -> Result<Order, Fault> {
+    let esims = esim::of_order(snapshot, order.id)?;
+    Ok(Order { esims: esim::fill(order.id, order.quantity, order.status, esims), ..order })
+}
+
+/// One order, whoever's it is. For the workers, the index and the operator.
+///
+/// # Errors
+/// [`Fault`].
+pub fn find(snapshot: &mut dyn Snapshot, id: OrderId) -> Result<Option<Order>, Fault> {
+    let found = row(snapshot, &format!("select {ORDER} where o.id = $1"), &[id.as_bytes().into()], order)?;
+    found.map(|order| with_esims(snapshot, order)).transpose()
+}
+
+/// One order of a tenant's world; another tenant's is not there.
+///
+/// # Errors
+/// [`Fault`].
+pub fn of_tenant(
+    snapshot: &mut dyn Snapshot,
+    tenant: TenantId,
+    mode: Mode,
+    id: OrderId,
+) -> Result<Option<Order>, Fault> {
+    Ok(find(snapshot, id)?.filter(|order| order.tenant == tenant && order.mode == mode))
+}
+
+/// The orders of a checkout, in the order of its lines.
+///
+/// # Errors
+/// [`Fault`].
+pub fn of_checkout(snapshot: &mut dyn Snapshot, checkout: CheckoutId, count: u32) -> Result<Vec<Order>, Fault> {
+    let sql = format!("select {ORDER} where o.id > $1 and o.checkout_id = $2 order by o.id limit $3");
+    let checkout = checkout.as_bytes();
+    let orders = collect(snapshot, &sql, &[checkout.into(), checkout.into(), count.into()], order)?;
+    orders.into_iter().map(|order| with_esims(snapshot, order)).collect()
+}
+
+/// The most candidates one read looks at: a list whose filters fit almost nothing answers a short page
+/// with a cursor to go on from, instead of reading for minutes.
+const MOST_CANDIDATES: usize = 10_000;
+/// The most matches of a prefix that are sorted in memory; a commoner prefix is found by walking.
+const MOST_PREFIX_MATCHES: u32 = 1_000;
+
+/// A page of a list of orders.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The orders, newest first.
+    pub orders: Vec<Order>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<OrderId>,
+}
+
+/// A tenant's orders below `cursor`, newest first.
+///
+/// # Errors
+/// [`Fault`].
+pub fn list(
+    snapshot: &mut dyn Snapshot,
+    tenant: TenantId,
+    mode: Mode,
+    filter: &OrderFilter,
+    cursor: Option<OrderId>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let tail = tail(snapshot, tenant, mode)?;
+    let tail_orders = || tail.iter().filter_map(|entry| entry.order).map(OrderId::uuid);
+    if let Some(query) = &filter.query {
+        let kinds = [Kind::Number, Kind::Reference, Kind::Email, Kind::Iccid];
+        let matches = by_prefix(snapshot, tenant, mode, &kinds, &query.to_lowercase(), MOST_PREFIX_MATCHES)?;
+        if let Some(mut ids) = matches {
+            ids.extend(tail_orders());
+            let mut newest_first = ids.into_iter().rev().filter(|id| cursor.is_none_or(|cursor| *id < cursor.uuid()));
+            return page(snapshot, tenant, mode, filter, limit, |_| Ok(newest_first.next()));
+        }
+    }
+    let posting = match filter {
+        OrderFilter { iccid: Some(iccid), .. } => Posting::new(Kind::Iccid, iccid),
+        OrderFilter { reference: Some(reference), .. } => Posting::new(Kind::Reference, &reference.to_lowercase()),
+        OrderFilter { email: Some(email), .. } => Posting::new(Kind::Email, &email.to_lowercase()),
+        OrderFilter { status: Some(status), .. } if *status != OrderStatus::Completed => {
+            Posting::new(Kind::Status, status.word())
+        }
+        OrderFilter { plan: Some(plan), .. } => Posting::new(Kind::Plan, &plan.to_string()),
+        _ => Posting::new(Kind::Order, ""),
+    };
+    let mut range = Range::new(tenant, mode, posting, filter.from, filter.to);
+    range.below(cursor.map(OrderId::uuid));
+    let mut candidates = Candidates::new(range, tail_orders());
+    page(snapshot, tenant, mode, filter, limit, |snapshot| candidates.next(snapshot))
+}
+
+fn page(
+    snapshot: &mut dyn Snapshot,
+    tenant: TenantId,
+    mode: Mode,
+    filter: &OrderFilter,
+    limit: usize,
+    mut next: impl FnMut(&mut dyn Snapshot) -> Result<Option<Uuid>, Fault>,
+) -> Result<Page, Fault> {
+    let mut orders: Vec<Order> = Vec::new();
+    let mut looked_at = 0;
+    while let Some(id) = next(snapshot)? {
+        let id = OrderId::new(id);
+        looked_at += 1;
+        if let Some(order) = of_tenant(snapshot, tenant, mode, id)?.filter(|order| order.fits(filter)) {
+            if orders.len() == limit {
+                let next = orders.last().map(|last| last.id);
+                return Ok(Page { orders, next });
+            }
+            orders.push(order);
+        }
+        if looked_at >= MOST_CANDIDATES {
+            return Ok(Page { orders, next: Some(id) });
+        }
+    }
+    Ok(Page { orders, next: None })
+}
+
+/// The orders of all tenants below `cursor`, newest first: the operator's view.
+///
+/// # Errors
+/// [`Fault`].
+pub fn list_all(
+    snapshot: &mut dyn Snapshot,
+    filter: &OrderFilter,
+    cursor: Option<OrderId>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let searched = filter.iccid.is_some()
+        || filter.reference.is_some()
+        || filter.email.is_some()
+        || filter.query.is_some()
+        || filter.status.is_some_and(|status| status != OrderStatus::Completed);
+    if searched {
+        return search_all(snapshot, filter, cursor, limit);
+    }
+    let mut below = cursor.map_or_else(Uuid::max, OrderId::uuid);
+    if let Some(to) = filter.to {
+        below = below.min(domain::id::first_at(to));
+    }
+    let lowest = filter.from.map_or_else(Uuid::nil, domain::id::first_at);
+    let mut ids = Vec::new().into_iter();
+    let mut next = |snapshot: &mut dyn Snapshot| -> Result<Option<Uuid>, Fault> {
+        if let Some(id) = ids.next() {
+            return Ok(Some(id));
+        }
+        let page = collect(
+            snapshot,
+            "select id from orders where id >= $1 and id < $2 order by id desc limit 200",
+            &[lowest.as_bytes().into(), below.as_bytes().into()],
+            |row| Ok(OrderId::from_slice(row.bytes(0)?)?.uuid()),
+        )?;
+        below = page.last().copied().unwrap_or(lowest);
+        ids = page.into_iter();
+        Ok(ids.next())
+    };
+    let mut orders: Vec<Order> = Vec::new();
+    let mut looked_at = 0;
+    while let Some(id) = next(snapshot)? {
+        looked_at += 1;
+        let id = OrderId::new(id);
+        if let Some(order) = find(snapshot, id)?.filter(|order| order.fits(filter)) {
+            if orders.len() == limit {
+                let next = orders.last().map(|last| last.id);
+                return Ok(Page { orders, next });
+            }
+            orders.push(order);
+        }
+        if looked_at >= MOST_CANDIDATES {
+            return Ok(Page { orders, next: Some(id) });
+        }
+    }
+    Ok(Page { orders, next: None })
+}
+
+/// Merges every tenant's own search: there are some thousand tenants at most, and each costs one seek.
+fn search_all(
+    snapshot: &mut dyn Snapshot,
+    filter: &OrderFilter,
+    cursor: Option<OrderId>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let worlds = collect(snapshot, "select tenant_id, mode from balances", &[], |row| {
+        Ok((TenantId::from_slice(row.bytes(0)?)?, row.text(1)?.parse::<Mode>()?))
+    })?;
+    let mut orders = Vec::new();
+    let mut more = false;
+    for (tenant, mode) in worlds {
+        let page = list(snapshot, tenant, mode, filter, cursor, limit)?;
+        more |= page.next.is_some();
+        orders.extend(page.orders);
+    }
+    orders.sort_unstable_by_key(|order| std::cmp::Reverse(order.id));
+    more |= orders.len() > limit;
+    orders.truncate(limit);
+    let next = orders.last().filter(|_| more).map(|last| last.id);
+    Ok(Page { orders, next })
+}
+
+/// The traveller's view of an eSIM's order, for its page: the eSIM and its order.
+///
+/// # Errors
+/// [`Fault`].
+pub fn of_esim(snapshot: &mut dyn Snapshot, id: EsimId) -> Result<Option<(Order, Esim)>, Fault> {
+    let Some(order) = find(snapshot, id.order())? else { return Ok(None) };
+    let esim = order.esims.iter().find(|esim| esim.id == id).cloned();
+    Ok(esim.map(|esim| (order, esim)))
+}

@@ -1,0 +1,326 @@
+//! The port: the few things a transaction can do. Commands are plain synchronous functions of
+//! `(&mut dyn Tx, input)`: nothing can be awaited inside one, so no network call can hide in it, and
+//! a command may be run again after a serialisation failure.
+
+use domain::id::OrderId;
+use domain::time::Timestamp;
+use std::fmt;
+use uuid::Uuid;
+
+/// A value bound to a statement. Statements use `$1`, `$2`, ... in order of first appearance.
+#[derive(Debug, Clone, Copy)]
+pub enum Value<'a> {
+    /// SQL null.
+    Null,
+    /// A 64-bit integer: counts, money in minor units, time in milliseconds, 0 and 1 for no and yes.
+    Int(i64),
+    /// Text.
+    Text(&'a str),
+    /// Bytes: ids and hashes.
+    Bytes(&'a [u8]),
+}
+
+impl<'a> From<i64> for Value<'a> {
+    fn from(value: i64) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl<'a> From<u32> for Value<'a> {
+    fn from(value: u32) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+
+impl<'a> From<bool> for Value<'a> {
+    fn from(value: bool) -> Self {
+        Self::Int(i64::from(value))
+    }
+}
+
+impl<'a> From<Timestamp> for Value<'a> {
+    fn from(value: Timestamp) -> Self {
+        Self::Int(value.millis())
+    }
+}
+
+impl<'a> From<&'a str> for Value<'a> {
+    fn from(value: &'a str) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<'a> From<&'a String> for Value<'a> {
+    fn from(value: &'a String) -> Self {
+        Self::Text(value)
+    }
+}
+
+impl<'a> From<&'a [u8]> for Value<'a> {
+    fn from(value: &'a [u8]) -> Self {
+        Self::Bytes(value)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u8; N]> for Value<'a> {
+    fn from(value: &'a [u8; N]) -> Self {
+        Self::Bytes(value)
+    }
+}
+
+impl<'a, T> From<Option<T>> for Value<'a>
+where
+    Value<'a>: From<T>,
+{
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Null, Self::from)
+    }
+}
+
+/// Why the storage could not do what was asked. None of these is the caller's fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The transaction collided with another; run the command again.
+    Retry,
+    /// The database does not answer, or the process is stopping.
+    Unavailable(String),
+    /// The disk is full.
+    StorageFull,
+    /// Something that cannot be: a broken row, a statement that does not fit.
+    Bug(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retry => f.write_str("the transaction collided with another"),
+            Self::Unavailable(reason) => write!(f, "the database is not available: {reason}"),
+            Self::StorageFull => f.write_str("the disk is full"),
+            Self::Bug(reason) => write!(f, "bug: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<domain::words::UnknownWord> for Fault {
+    fn from(word: domain::words::UnknownWord) -> Self {
+        Self::Bug(format!("unknown word {:?} in the database", word.0))
+    }
+}
+
+impl From<domain::id::InvalidId> for Fault {
+    fn from(_: domain::id::InvalidId) -> Self {
+        Self::Bug("malformed id in the database".to_owned())
+    }
+}
+
+impl From<domain::money::UnknownCurrency> for Fault {
+    fn from(_: domain::money::UnknownCurrency) -> Self {
+        Self::Bug("unknown currency in the database".to_owned())
+    }
+}
+
+impl From<domain::money::MoneyError> for Fault {
+    fn from(error: domain::money::MoneyError) -> Self {
+        Self::Bug(format!("money out of range: {error:?}"))
+    }
+}
+
+/// How a command fails: by a rule, or because of the storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure<R> {
+    /// The rules refuse it; nothing was changed.
+    Refused(R),
+    /// The storage failed; nothing was changed, or nobody knows and the caller must not be told "done".
+    Fault(Fault),
+}
+
+macro_rules! fails_with {
+    ($($error:ty),+ $(,)?) => {$(
+        impl<R> From<$error> for Failure<R> {
+            fn from(error: $error) -> Self {
+                Self::Fault(Fault::from(error))
+            }
+        }
+    )+};
+}
+
+fails_with!(
+    Fault,
+    domain::words::UnknownWord,
+    domain::id::InvalidId,
+    domain::money::UnknownCurrency,
+    domain::money::MoneyError,
+);
+
+/// What a command returns.
+pub type Decision<T, R> = Result<T, Failure<R>>;
+
+/// Refuses a command.
+///
+/// # Errors
+/// Always: the refusal.
+pub fn refuse<T, R>(refusal: R) -> Decision<T, R> {
+    Err(Failure::Refused(refusal))
+}
+
+/// One row of an answer. Columns count from 0.
+pub trait Row {
+    /// An integer.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`] when the column is null or holds something else; likewise below.
+    fn int(&self, column: usize) -> Result<i64, Fault>;
+    /// An integer or null.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`].
+    fn opt_int(&self, column: usize) -> Result<Option<i64>, Fault>;
+    /// A text.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`].
+    fn text(&self, column: usize) -> Result<&str, Fault>;
+    /// A text or null.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`].
+    fn opt_text(&self, column: usize) -> Result<Option<&str>, Fault>;
+    /// Bytes.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`].
+    fn bytes(&self, column: usize) -> Result<&[u8], Fault>;
+    /// Bytes or null.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`].
+    fn opt_bytes(&self, column: usize) -> Result<Option<&[u8]>, Fault>;
+}
+
+/// A consistent view of the database.
+pub trait Snapshot {
+    /// Runs a query and hands every row to `each`.
+    ///
+    /// # Errors
+    /// [`Fault`] of the database, or of `each`.
+    fn rows(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
+    ) -> Result<(), Fault>;
+}
+
+/// What other parts of the process may want to know once a change is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// There is a job to do now.
+    JobReady,
+    /// An order changed; it may have become final.
+    OrderChanged(OrderId),
+    /// So many ledger entries were written, which the search index does not have yet.
+    Appended(u32),
+    /// Somebody's access changed: tokens, keys or a tenant's status.
+    AccessChanged,
+    /// The price list changed.
+    PlansChanged,
+}
+
+/// SHA-256 of an idempotency key in its scope (tenant, mode, route), cut to 128 bits.
+pub type KeyHash = [u8; 16];
+
+/// What an idempotency key stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    /// SHA-256 of the parsed body, cut to 128 bits.
+    pub body_hash: [u8; 16],
+    /// The id of what was made: a checkout, a top-up, an entry.
+    pub result: Uuid,
+    /// How many things were made.
+    pub count: u32,
+}
+
+/// A transaction under way.
+pub trait Tx: Snapshot {
+    /// The time of this transaction; never earlier than that of the one before.
+    fn now(&self) -> Timestamp;
+
+    /// A fresh id, larger than every id made before.
+    fn fresh_id(&mut self) -> Uuid;
+
+    /// 64 random bits, not for secrets.
+    fn random(&mut self) -> u64;
+
+    /// Runs a statement and returns how many rows it changed.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault>;
+
+    /// What stands behind `select` to lock the selected rows until the end of the transaction.
+    fn for_update(&self) -> &'static str;
+
+    /// Looks an idempotency key up.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn recall(&mut self, key: &KeyHash) -> Result<Option<Remembered>, Fault>;
+
+    /// Remembers an idempotency key with its effect, in this transaction.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn remember(&mut self, key: KeyHash, remembered: Remembered) -> Result<(), Fault>;
+
+    /// Tells the rest of the process, after the commit and only then.
+    fn after_commit(&mut self, event: Event);
+}
+
+/// Runs a query that has one row at most.
+///
+/// # Errors
+/// [`Fault`] of the database or of `read`.
+pub fn row<T>(
+    snapshot: &mut dyn Snapshot,
+    sql: &str,
+    values: &[Value<'_>],
+    read: impl Fn(&dyn Row) -> Result<T, Fault>,
+) -> Result<Option<T>, Fault> {
+    let mut found = None;
+    snapshot.rows(sql, values, &mut |row| {
+        found = Some(read(row)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Runs a query and collects its rows.
+///
+/// # Errors
+/// [`Fault`] of the database or of `read`.
+pub fn collect<T>(
+    snapshot: &mut dyn Snapshot,
+    sql: &str,
+    values: &[Value<'_>],
+    read: impl Fn(&dyn Row) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let mut found = Vec::new();
+    snapshot.rows(sql, values, &mut |row| {
+        found.push(read(row)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Runs a guarded statement that must change exactly one row.
+///
+/// # Errors
+/// [`Fault::Bug`] when it changed none or several: a guard that was checked before does not hold.
+pub fn change_one(tx: &mut dyn Tx, sql: &str, values: &[Value<'_>]) -> Result<(), Fault> {
+    match tx.execute(sql, values)? {
+        1 => Ok(()),
+        changed => Err(Fault::Bug(format!("a guarded change met {changed} rows: {sql}"))),
+    }
+}

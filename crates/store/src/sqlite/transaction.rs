@@ -1,0 +1,241 @@
+//! The port over one SQLite connection.
+
+use super::keys::Keys;
+use crate::port::{Event, Fault, KeyHash, Remembered, Row, Snapshot, Tx, Value};
+use domain::id::IdSequence;
+use domain::time::Timestamp;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode, Statement};
+use uuid::Uuid;
+
+/// Translates an error of SQLite.
+pub(super) fn fault(error: &rusqlite::Error) -> Fault {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Fault::StorageFull,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Fault::Retry,
+        Some(
+            ErrorCode::SystemIoFailure
+            | ErrorCode::CannotOpen
+            | ErrorCode::ReadOnly
+            | ErrorCode::OperationInterrupted
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::NotADatabase
+            | ErrorCode::OutOfMemory,
+        ) => Fault::Unavailable(error.to_string()),
+        _ => Fault::Bug(error.to_string()),
+    }
+}
+
+struct SqliteRow<'r>(&'r rusqlite::Row<'r>);
+
+impl SqliteRow<'_> {
+    fn value(&self, column: usize) -> Result<ValueRef<'_>, Fault> {
+        self.0.get_ref(column).map_err(|error| fault(&error))
+    }
+}
+
+fn unexpected(column: usize) -> Fault {
+    Fault::Bug(format!("column {column} holds an unexpected type"))
+}
+
+impl Row for SqliteRow<'_> {
+    fn int(&self, column: usize) -> Result<i64, Fault> {
+        self.opt_int(column)?.ok_or_else(|| unexpected(column))
+    }
+
+    fn opt_int(&self, column: usize) -> Result<Option<i64>, Fault> {
+        match self.value(column)? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Integer(value) => Ok(Some(value)),
+            _ => Err(unexpected(column)),
+        }
+    }
+
+    fn text(&self, column: usize) -> Result<&str, Fault> {
+        self.opt_text(column)?.ok_or_else(|| unexpected(column))
+    }
+
+    fn opt_text(&self, column: usize) -> Result<Option<&str>, Fault> {
+        match self.value(column)? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Text(value) => std::str::from_utf8(value).map(Some).map_err(|_| unexpected(column)),
+            _ => Err(unexpected(column)),
+        }
+    }
+
+    fn bytes(&self, column: usize) -> Result<&[u8], Fault> {
+        self.opt_bytes(column)?.ok_or_else(|| unexpected(column))
+    }
+
+    fn opt_bytes(&self, column: usize) -> Result<Option<&[u8]>, Fault> {
+        match self.value(column)? {
+            ValueRef::Null => Ok(None),
+            ValueRef::Blob(value) => Ok(Some(value)),
+            _ => Err(unexpected(column)),
+        }
+    }
+}
+
+fn bind(statement: &mut Statement<'_>, values: &[Value<'_>]) -> Result<(), Fault> {
+    if statement.parameter_count() != values.len() {
+        return Err(Fault::Bug(format!("{} values for {} places", values.len(), statement.parameter_count())));
+    }
+    for (index, value) in values.iter().enumerate() {
+        let place = index + 1;
+        debug_assert_eq!(statement.parameter_name(place), Some(format!("${place}").as_str()), "places out of order");
+        match value {
+            Value::Null => statement.raw_bind_parameter(place, rusqlite::types::Null),
+            Value::Int(value) => statement.raw_bind_parameter(place, value),
+            Value::Text(value) => statement.raw_bind_parameter(place, value),
+            Value::Bytes(value) => statement.raw_bind_parameter(place, value),
+        }
+        .map_err(|error| fault(&error))?;
+    }
+    Ok(())
+}
+
+fn query(
+    connection: &Connection,
+    sql: &str,
+    values: &[Value<'_>],
+    each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(sql).map_err(|error| fault(&error))?;
+    bind(&mut statement, values)?;
+    let mut rows = statement.raw_query();
+    while let Some(row) = rows.next().map_err(|error| fault(&error))? {
+        each(&SqliteRow(row))?;
+    }
+    Ok(())
+}
+
+/// A read on its own read-only connection.
+pub(super) struct SqliteSnapshot<'c>(pub(super) &'c Connection);
+
+impl Snapshot for SqliteSnapshot<'_> {
+    fn rows(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        query(self.0, sql, values, each)
+    }
+}
+
+/// A small fast generator (SplitMix64) for the random bits of ids and jitter.
+#[derive(Debug)]
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// What the writer keeps between transactions.
+pub(super) struct Memory {
+    pub(super) ids: IdSequence,
+    pub(super) random: Random,
+    pub(super) keys: Keys,
+    pub(super) events: Vec<Event>,
+}
+
+/// A command's view of the group's transaction.
+pub(super) struct SqliteTx<'c> {
+    pub(super) connection: &'c Connection,
+    pub(super) memory: &'c mut Memory,
+    pub(super) now: Timestamp,
+}
+
+impl Snapshot for SqliteTx<'_> {
+    fn rows(
+        &mut self,
+        sql: &str,
+        values: &[Value<'_>],
+        each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        query(self.connection, sql, values, each)
+    }
+}
+
+impl Tx for SqliteTx<'_> {
+    fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    fn fresh_id(&mut self) -> Uuid {
+        let random = self.memory.random.next();
+        self.memory.ids.next(self.now, random)
+    }
+
+    fn random(&mut self) -> u64 {
+        self.memory.random.next()
+    }
+
+    fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(|error| fault(&error))?;
+        bind(&mut statement, values)?;
+        statement.raw_execute().map_err(|error| fault(&error))
+    }
+
+    fn for_update(&self) -> &'static str {
+        ""
+    }
+
+    fn recall(&mut self, key: &KeyHash) -> Result<Option<Remembered>, Fault> {
+        if let Some(remembered) = self.memory.keys.in_group(key) {
+            return Ok(Some(remembered));
+        }
+        let result = match self.memory.keys.committed(key) {
+            Some(result) => result,
+            None if self.memory.keys.has_spilled() => {
+                let found = crate::port::row(
+                    self,
+                    "select result_id from idempotency_index where key_hash = $1",
+                    &[key.into()],
+                    |row| Uuid::from_slice(row.bytes(0)?).map_err(|_| unexpected(0)),
+                )?;
+                match found {
+                    Some(result) => result,
+                    None => return Ok(None),
+                }
+            }
+            None => return Ok(None),
+        };
+        crate::port::row(
+            self,
+            "select body_hash, made from idempotency_keys where result_id = $1",
+            &[result.as_bytes().into()],
+            |row| {
+                Ok(Remembered {
+                    body_hash: row.bytes(0)?.try_into().map_err(|_| unexpected(0))?,
+                    result,
+                    count: u32::try_from(row.int(1)?).map_err(|_| unexpected(1))?,
+                })
+            },
+        )
+    }
+
+    fn remember(&mut self, key: KeyHash, remembered: Remembered) -> Result<(), Fault> {
+        self.execute(
+            "insert into idempotency_keys (result_id, key_hash, body_hash, made) values ($1, $2, $3, $4)",
+            &[
+                remembered.result.as_bytes().into(),
+                (&key).into(),
+                (&remembered.body_hash).into(),
+                remembered.count.into(),
+            ],
+        )?;
+        self.memory.keys.add(key, remembered);
+        Ok(())
+    }
+
+    fn after_commit(&mut self, event: Event) {
+        self.memory.events.push(event);
+    }
+}

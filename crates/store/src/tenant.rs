@@ -1,0 +1,293 @@
+//! Tenants: registration, profile, and what the operator decides about them.
+
+use crate::audit::{self, Act};
+use crate::ledger::{self, Transaction, lock, unlock, write};
+use crate::port::{Decision, Event, Fault, KeyHash, Remembered, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use domain::id::{EntryId, TenantId, UserId};
+use domain::ledger::Movement;
+use domain::money::{Currency, Money};
+use domain::tenant::{Mode, TenantStatus};
+use domain::time::Timestamp;
+
+/// A partner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its id; its registration's time too.
+    pub id: TenantId,
+    /// The number its orders begin with.
+    pub number: i64,
+    /// Display name.
+    pub name: String,
+    /// Name of its storefront.
+    pub subdomain: String,
+    /// Where the operator reaches it.
+    pub contact_email: String,
+    /// Where it stands.
+    pub status: TenantStatus,
+    /// Its billing currency.
+    pub currency: Currency,
+}
+
+/// A registration, validated, its password hashed.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Display name.
+    pub name: String,
+    /// Name of its storefront.
+    pub subdomain: String,
+    /// Contact and login address.
+    pub contact_email: String,
+    /// PHC string of the password.
+    pub password_hash: String,
+    /// Its status from the start.
+    pub status: TenantStatus,
+    /// Its billing currency.
+    pub currency: Currency,
+    /// What the test balance begins with.
+    pub test_credit: Money,
+}
+
+/// Why a registration is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegisterRefusal {
+    /// The address has an account already.
+    EmailTaken,
+    /// The subdomain is, or was, somebody's.
+    SubdomainTaken,
+}
+
+const FIRST_NUMBER: i64 = 1_001;
+
+/// Makes a tenant with its owner and its two balances.
+///
+/// # Errors
+/// [`RegisterRefusal`].
+pub fn register(tx: &mut dyn Tx, registration: &Registration) -> Decision<Tenant, RegisterRefusal> {
+    let email = registration.contact_email.to_lowercase();
+    if row(tx, "select 1 from users where email = $1", &[(&email).into()], |_| Ok(()))?.is_some() {
+        return refuse(RegisterRefusal::EmailTaken);
+    }
+    let subdomain = &registration.subdomain;
+    if row(tx, "select 1 from tenants where subdomain = $1", &[subdomain.into()], |_| Ok(()))?.is_some() {
+        return refuse(RegisterRefusal::SubdomainTaken);
+    }
+    let last = row(tx, "select max(number) from tenants", &[], |row| row.opt_int(0))?.flatten();
+    let number = last.map_or(FIRST_NUMBER, |last| last + 1);
+    let id = TenantId::new(tx.fresh_id());
+    tx.execute(
+        "insert into tenants (id, number, name, subdomain, contact_email, status, currency)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+        &[
+            id.as_bytes().into(),
+            number.into(),
+            (&registration.name).into(),
+            subdomain.into(),
+            (&registration.contact_email).into(),
+            registration.status.word().into(),
+            registration.currency.code().into(),
+        ],
+    )?;
+    let user = UserId::new(tx.fresh_id());
+    tx.execute(
+        "insert into users (id, tenant_id, email, password_hash) values ($1, $2, $3, $4)",
+        &[user.as_bytes().into(), id.as_bytes().into(), (&email).into(), (&registration.password_hash).into()],
+    )?;
+    for mode in Mode::ALL {
+        tx.execute(
+            "insert into balances (tenant_id, mode, balance, credit_limit, entry_count, entry_hash, order_count)
+             values ($1, $2, 0, 0, 0, $3, 0)",
+            &[id.as_bytes().into(), mode.word().into(), (&[0_u8; 32]).into()],
+        )?;
+    }
+    if registration.test_credit.minor() > 0 {
+        let mut locked = ledger::lock_existing(tx, id, Mode::Test)?;
+        let entry = EntryId::new(tx.fresh_id());
+        let entry = write(tx, &mut locked, entry, Movement::adjustment(registration.test_credit))?;
+        ledger::write_note(tx, &entry, "Test credit")?;
+        unlock(tx, &locked)?;
+    }
+    let found = find(tx, id)?;
+    found.ok_or_else(|| Fault::Bug("a tenant just made is not there".to_owned()).into())
+}
+
+/// Changes of a tenant's profile; what is `None` stays.
+#[derive(Debug, Clone, Default)]
+pub struct ProfileChange {
+    /// Display name.
+    pub name: Option<String>,
+    /// Contact address; the login address stays.
+    pub contact_email: Option<String>,
+}
+
+/// Changes a tenant's profile.
+///
+/// # Errors
+/// The tenant's status, where it may not change anything.
+pub fn change_profile(
+    tx: &mut dyn Tx,
+    id: TenantId,
+    change: &ProfileChange,
+) -> Decision<Tenant, domain::tenant::NotAllowed> {
+    let found = find(tx, id)?;
+    let tenant = found.ok_or_else(|| Fault::Bug("the scope's tenant is not there".to_owned()))?;
+    if let Err(refusal) = tenant.status.may_change() {
+        return refuse(refusal);
+    }
+    let name = change.name.clone().unwrap_or(tenant.name);
+    let contact_email = change.contact_email.clone().unwrap_or(tenant.contact_email);
+    change_one(
+        tx,
+        "update tenants set name = $1, contact_email = $2 where id = $3",
+        &[(&name).into(), (&contact_email).into(), id.as_bytes().into()],
+    )?;
+    Ok(Tenant { name, contact_email, ..tenant })
+}
+
+/// Why the operator's decision about a tenant is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantRefusal {
+    /// There is no such tenant.
+    NotFound,
+    /// It stands there already.
+    AlreadyDecided,
+    /// The idempotency key was used with another body.
+    IdempotencyKeyReused,
+    /// The amount would lead out of the range of money.
+    TooLarge,
+}
+
+/// Suspends, reinstates or approves a tenant.
+///
+/// # Errors
+/// [`TenantRefusal`].
+pub fn set_status(
+    tx: &mut dyn Tx,
+    act: &Act,
+    id: TenantId,
+    status: TenantStatus,
+    reason: &str,
+) -> Decision<Tenant, TenantRefusal> {
+    let Some(tenant) = find(tx, id)? else { return refuse(TenantRefusal::NotFound) };
+    if tenant.status == status {
+        return refuse(TenantRefusal::AlreadyDecided);
+    }
+    change_one(
+        tx,
+        "update tenants set status = $1 where id = $2 and status = $3",
+        &[status.word().into(), id.as_bytes().into(), tenant.status.word().into()],
+    )?;
+    audit::write(tx, act, &format!("tenant.{status}"), &id.to_string(), reason)?;
+    tx.after_commit(Event::AccessChanged);
+    Ok(Tenant { status, ..tenant })
+}
+
+/// Corrects a tenant's balance by a signed amount.
+///
+/// # Errors
+/// [`TenantRefusal`].
+pub fn adjust(
+    tx: &mut dyn Tx,
+    act: &Act,
+    id: TenantId,
+    mode: Mode,
+    amount: Money,
+    reason: &str,
+    key: Option<(KeyHash, [u8; 16])>,
+) -> Decision<Transaction, TenantRefusal> {
+    let Some(mut locked) = lock(tx, id, mode)? else { return refuse(TenantRefusal::NotFound) };
+    if let Some((key, body)) = &key
+        && let Some(remembered) = tx.recall(key)?
+    {
+        if remembered.body_hash != *body {
+            return refuse(TenantRefusal::IdempotencyKeyReused);
+        }
+        let entry = ledger::find(tx, EntryId::new(remembered.result))?;
+        let entry = entry.ok_or_else(|| Fault::Bug("a remembered entry is not there".to_owned()))?;
+        return Ok(Transaction { entry, note: Some(reason.to_owned()) });
+    }
+    if locked.head.balance.plus(amount).is_err() {
+        return refuse(TenantRefusal::TooLarge);
+    }
+    let entry = EntryId::new(tx.fresh_id());
+    let entry = write(tx, &mut locked, entry, Movement::adjustment(amount))?;
+    ledger::write_note(tx, &entry, reason)?;
+    unlock(tx, &locked)?;
+    if let Some((key, body_hash)) = key {
+        tx.remember(key, Remembered { body_hash, result: entry.id.uuid(), count: 1 })?;
+    }
+    audit::write(tx, act, "tenant.adjusted", &id.to_string(), &format!("{amount} {} {mode}", amount.currency()))?;
+    Ok(Transaction { entry, note: Some(reason.to_owned()) })
+}
+
+/// Sets how far below zero a tenant's live balance may go.
+///
+/// # Errors
+/// [`TenantRefusal`].
+pub fn set_credit_limit(tx: &mut dyn Tx, act: &Act, id: TenantId, limit: Money) -> Decision<Tenant, TenantRefusal> {
+    let Some(tenant) = find(tx, id)? else { return refuse(TenantRefusal::NotFound) };
+    change_one(
+        tx,
+        "update balances set credit_limit = $1 where tenant_id = $2 and mode = $3",
+        &[limit.minor().into(), id.as_bytes().into(), Mode::Live.word().into()],
+    )?;
+    audit::write(tx, act, "tenant.credit_limit", &id.to_string(), &format!("{limit} {}", limit.currency()))?;
+    Ok(tenant)
+}
+
+const TENANT: &str = "id, number, name, subdomain, contact_email, status, currency from tenants";
+
+fn tenant(row: &dyn Row) -> Result<Tenant, Fault> {
+    Ok(Tenant {
+        id: TenantId::from_slice(row.bytes(0)?)?,
+        number: row.int(1)?,
+        name: row.text(2)?.to_owned(),
+        subdomain: row.text(3)?.to_owned(),
+        contact_email: row.text(4)?.to_owned(),
+        status: row.text(5)?.parse()?,
+        currency: row.text(6)?.parse()?,
+    })
+}
+
+/// One tenant.
+///
+/// # Errors
+/// [`Fault`].
+pub fn find(snapshot: &mut dyn Snapshot, id: TenantId) -> Result<Option<Tenant>, Fault> {
+    row(snapshot, &format!("select {TENANT} where id = $1"), &[id.as_bytes().into()], tenant)
+}
+
+/// Tenants below `cursor`, newest first, whose name, subdomain or address contains `query`.
+///
+/// # Errors
+/// [`Fault`].
+pub fn list(
+    snapshot: &mut dyn Snapshot,
+    status: Option<TenantStatus>,
+    query: Option<&str>,
+    cursor: Option<TenantId>,
+    limit: u32,
+) -> Result<Vec<Tenant>, Fault> {
+    let below = cursor.map_or_else(uuid::Uuid::max, TenantId::uuid);
+    let pattern = query.map(|query| format!("%{}%", query.to_lowercase().replace(['%', '_'], "")));
+    let sql = format!(
+        "select {TENANT} where id < $1 and ($2 is null or status = $2)
+         and ($3 is null or lower(name || ' ' || subdomain || ' ' || contact_email) like $3)
+         order by id desc limit $4"
+    );
+    let status = status.map(TenantStatus::word);
+    collect(snapshot, &sql, &[below.as_bytes().into(), status.into(), pattern.as_ref().into(), limit.into()], tenant)
+}
+
+/// Whether there is any tenant at all.
+///
+/// # Errors
+/// [`Fault`].
+pub fn any(snapshot: &mut dyn Snapshot) -> Result<bool, Fault> {
+    Ok(row(snapshot, "select 1 from tenants limit 1", &[], |_| Ok(()))?.is_some())
+}
+
+/// When a tenant registered.
+#[must_use]
+pub fn registered_at(tenant: &Tenant) -> Timestamp {
+    tenant.id.created_at()
+}
