@@ -1,4 +1,279 @@
-//! Floor 4: the process.
+//! Floor 4: the process. Configuration, routes, pages, workers, command line.
+
+pub mod answer;
+pub mod api;
+pub mod call;
+pub mod clock;
 pub mod config;
+pub mod data_dir;
+pub mod entrance;
+pub mod fields;
+pub mod first_start;
+pub mod json;
+pub mod keyring;
+pub mod limits;
+pub mod metrics;
+pub mod openapi;
+pub mod operator;
 pub mod pages;
+pub mod password;
+pub mod platform;
+pub mod price_list;
+pub mod problem;
+pub mod routes;
+pub mod serve;
+pub mod token;
 pub mod trusted_proxies;
+pub mod waiters;
+pub mod workers;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Database};
+use crate::data_dir::DataDir;
+use crate::entrance::Entrance;
+use crate::first_start::Made;
+use crate::keyring::Keyring;
+use crate::limits::RateLimits;
+use crate::password::Hasher;
+use crate::platform::{Platform, Upstreams};
+use crate::routes::{Route, Router, Side};
+use crate::waiters::Waiters;
+use crate::workers::indexer::Tail;
+use domain::money::{Currency, Money};
+use providers::Upstream;
+use providers::sandbox::{Sandbox, SandboxOptions};
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+use store::Store;
+use store::port::Event;
+use store::sqlite::Sqlite;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+/// What the process runs on: the clock, and the seed of ids and jitter.
+#[derive(Clone)]
+pub struct Runtime {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Feeds what is random but no secret.
+    pub seed: u64,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("seed", &self.seed).finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// The system's clock, and a seed of its randomness.
+    #[must_use]
+    pub fn system() -> Self {
+        let mut random = [0_u8; 8];
+        // Without randomness the keyring refuses to start; ids only need to differ.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        Self { clock: Arc::new(SystemClock), seed: u64::from_be_bytes(random) }
+    }
+}
+
+/// A start that failed: one line that says what to do.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running platform.
+#[derive(Debug)]
+pub struct App {
+    platform: Arc<Platform>,
+    address: SocketAddr,
+    admin_address: Option<SocketAddr>,
+    made: Made,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    data_dir: DataDir,
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let cannot = |error: std::io::Error| {
+        StartError(format!("cannot listen on {address}: {error}; choose another with --listen"))
+    };
+    let listener = TcpListener::bind(address).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    Ok((listener, address))
+}
+
+fn router(side: Side, more: &'static [Route]) -> Result<&'static Router, StartError> {
+    // One or two per process, for as long as it runs.
+    Router::new(side, more).map(|router| &*Box::leak(Box::new(router))).map_err(StartError)
+}
+
+impl App {
+    /// Opens the database, prepares a first start, and listens.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config, runtime: Runtime) -> Result<Self, StartError> {
+        Self::start_with(config, runtime, &[]).await
+    }
+
+    /// The same with some more routes: the bench measures an empty one.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with(config: Config, runtime: Runtime, more: &'static [Route]) -> Result<Self, StartError> {
+        if !matches!(config.database, Database::Sqlite) {
+            return Err(StartError("this version runs on the embedded database only: leave --database out".to_owned()));
+        }
+        let currency: Currency = config.billing.currency.parse().map_err(|_| {
+            StartError(format!("billing.currency: {} is no ISO 4217 currency", config.billing.currency))
+        })?;
+        let bound = |key: &str, text: &str| {
+            Money::parse(text, currency)
+                .map_err(|_| StartError(format!("top_up.{key}: {text} is no amount of {currency}")))
+        };
+        let top_up_bounds = (bound("min", &config.top_up.min)?, bound("max", &config.top_up.max)?);
+        let data_dir = DataDir::lock(&config.data_dir).map_err(StartError)?;
+        let master = data_dir.master_key(&config).map_err(StartError)?;
+        let clock = Arc::clone(&runtime.clock);
+        let now = Arc::clone(&clock);
+        let sqlite = Sqlite::open(&data_dir.database(), runtime.seed, Arc::new(move || now.now()))
+            .map_err(|error| StartError(error.to_string()))?;
+        let store = Store::new(sqlite);
+        let delay_ms = i64::try_from(config.sandbox.delay_ms).unwrap_or(i64::MAX);
+        let sandbox = Sandbox::open(data_dir.sandbox(), SandboxOptions { seed: config.sandbox.seed, delay_ms })
+            .map_err(|error| StartError(error.to_string()))?;
+        let keyring = Keyring::load(&store, &master).await.map_err(|error| StartError(error.0))?;
+        let keyring = Arc::new(RwLock::new(keyring));
+        let hasher = Hasher::new(config.auth.hashing_threads).map_err(|problem| StartError(problem.message.clone()))?;
+        let made =
+            first_start::prepare(&config, &store, &hasher, currency).await.map_err(|error| StartError(error.0))?;
+        store
+            .write(|tx| store::job::void_leases(tx))
+            .await
+            .map_err(|failure| StartError(format!("the jobs cannot be taken up: {failure:?}")))?;
+
+        let (listener, address) = listen(config.listen).await?;
+        let admin = match config.admin_listen {
+            None => None,
+            Some(admin) => Some(listen(admin).await?),
+        };
+        let (stop, stopping) = watch::channel(false);
+        let upstreams: Upstreams =
+            [(store::checkout::SANDBOX.to_owned(), Arc::new(sandbox.clone()) as Arc<dyn Upstream>)].into();
+        let platform = Arc::new(Platform {
+            base_url: config.base_url(address),
+            entrance: Entrance::new(store.clone(), Arc::clone(&keyring)),
+            limits: RateLimits::new(&config.limits, config.rate_limit.is_on()),
+            waiters: Arc::new(Waiters::default()),
+            price_lists: Default::default(),
+            metrics: Default::default(),
+            config,
+            store,
+            clock,
+            keyring,
+            hasher,
+            sandbox,
+            upstreams,
+            stopping,
+            currency,
+            top_up_bounds,
+        });
+        let admin_address = admin.as_ref().map(|(_, address)| *address);
+        let mut app = Self { platform, address, admin_address, made, stop, tasks: Vec::new(), data_dir };
+        app.work();
+        let side = if admin.is_some() { Side::Public } else { Side::Both };
+        app.serve(router(side, more)?, listener);
+        if let Some((listener, _)) = admin {
+            app.serve(router(Side::Operator, &[])?, listener);
+        }
+        Ok(app)
+    }
+
+    fn serve(&mut self, router: &'static Router, listener: TcpListener) {
+        self.tasks.push(tokio::spawn(serve::serve(Arc::clone(&self.platform), router, listener)));
+    }
+
+    /// Starts the workers and lets them hear what becomes durable.
+    fn work(&mut self) {
+        let job_ready = Arc::new(Notify::new());
+        let tail = Arc::new(Tail::default());
+        // What an earlier process left unindexed is not counted; one entry makes the indexer look.
+        tail.appended(1);
+        job_ready.notify_one();
+        let (ready, grown, platform) = (Arc::clone(&job_ready), Arc::clone(&tail), Arc::downgrade(&self.platform));
+        self.platform.store.listen(Arc::new(move |events: &[Event]| {
+            let Some(platform) = platform.upgrade() else { return };
+            let (mut appended, mut jobs) = (0, false);
+            for event in events {
+                match event {
+                    Event::JobReady => jobs = true,
+                    Event::OrderChanged(order) => platform.waiters.changed(*order),
+                    Event::Appended(entries) => appended += u64::from(*entries),
+                    Event::AccessChanged => platform.entrance.access_changed(),
+                    Event::PlansChanged => platform.price_lists.changed(),
+                }
+            }
+            if jobs {
+                ready.notify_one();
+            }
+            if appended > 0 {
+                grown.appended(appended);
+            }
+        }));
+        let platform = || Arc::clone(&self.platform);
+        self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), job_ready)));
+        self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
+        self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the operator's side listens, if that is elsewhere.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// What requests and workers share.
+    #[must_use]
+    pub fn platform(&self) -> &Arc<Platform> {
+        &self.platform
+    }
+
+    /// What a person reads at the start.
+    #[must_use]
+    pub fn welcome(&self) -> String {
+        first_start::welcome(&self.made, &self.platform.base_url, &self.data_dir.path().display().to_string())
+    }
+
+    /// Takes no new requests, answers waiters with what is there, lets requests and steps under way
+    /// finish for some seconds, and closes the database.
+    pub async fn stop(self) {
+        let Self { platform, stop, tasks, data_dir, .. } = self;
+        let _ = stop.send(true);
+        let all = async {
+            for task in tasks {
+                let _ = task.await;
+            }
+        };
+        // Steps under way may wait for an upstream; what is not recorded is asked again at the next start.
+        if tokio::time::timeout(std::time::Duration::from_secs(8), all).await.is_err() {
+            tracing::warn!("some work did not end in time");
+        }
+        platform.sandbox.close().await;
+        drop(platform);
+        drop(data_dir);
+    }
+}

@@ -1,2 +1,190 @@
-//! x
-fn main() {}
+//! The command line of `esimd`.
+
+use clap::{Args, Parser, Subcommand};
+use server::config::{Config, LogFormat, Overrides, process_environment};
+use server::data_dir::{DataDir, database_in};
+use server::first_start::random_password;
+use server::keyring::Keyring;
+use server::operator::ledger::check;
+use server::password::Hasher;
+use server::{App, Runtime};
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use store::Store;
+use store::sqlite::{Sqlite, system_now};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// eSIM Distribute: sells eSIM plans to partners against a prepaid balance.
+#[derive(Debug, Parser)]
+#[command(name = "esimd", version)]
+struct Cli {
+    #[command(flatten)]
+    overrides: Overrides,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the platform (the default).
+    Serve,
+    /// The ledger.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Operators' accounts.
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Signing and link keys.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Walks every entry; names the first broken one and exits with 1.
+    Check,
+}
+
+#[derive(Debug, Subcommand)]
+enum OperatorCommand {
+    /// Makes an account with a random password, shown once.
+    Create(CreateOperator),
+}
+
+#[derive(Debug, Args)]
+struct CreateOperator {
+    /// The login address.
+    #[arg(long)]
+    email: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Makes new keys; what the old ones signed stays valid until it expires.
+    Rotate,
+}
+
+fn say(text: &str) {
+    // A reader that has gone away is no reason to fail.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let config = match Config::load(&cli.overrides, process_environment()) {
+        Ok(config) => config,
+        Err(error) => return fail(&error.to_string()),
+    };
+    start_log(&config);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("the process cannot start its threads: {error}")),
+    };
+    let done = runtime.block_on(async {
+        match cli.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve(config).await,
+            Command::Ledger(LedgerCommand::Check) => check_ledger(&config).await,
+            Command::Operator(OperatorCommand::Create(CreateOperator { email })) => {
+                create_operator(&config, email).await
+            }
+            Command::Keys(KeysCommand::Rotate) => rotate_keys(&config).await,
+        }
+    });
+    // Reads on blocking threads must not hold the end up.
+    runtime.shutdown_background();
+    match done {
+        Ok(code) => code,
+        Err(message) => fail(&message),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "esimd: {message}");
+    ExitCode::from(2)
+}
+
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+async fn serve(config: Config) -> Result<ExitCode, String> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let app = App::start(config, Runtime::system()).await.map_err(|error| error.to_string())?;
+    say(&app.welcome());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    app.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(config: &Config, data_dir: &DataDir) -> Result<Store, String> {
+    let seed = Runtime::system().seed;
+    let sqlite = Sqlite::open(&data_dir.database(), seed, Arc::new(system_now)).map_err(|error| error.to_string())?;
+    let _ = config;
+    Ok(Store::new(sqlite))
+}
+
+/// Reads beside a running process: the check takes no lock.
+async fn check_ledger(config: &Config) -> Result<ExitCode, String> {
+    let path = database_in(&config.data_dir);
+    if !path.exists() {
+        return Err(format!("there is no database at {}", path.display()));
+    }
+    let store = Store::new(Sqlite::open_to_read(&path).map_err(|error| error.to_string())?);
+    let (entries, finding) = check(&store).await.map_err(|fault| fault.to_string())?;
+    match finding {
+        None => {
+            say(&format!("the ledger is whole: {entries} entries"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(finding) => {
+            let entry = finding.entry.map(|entry| format!("entry {entry}, ")).unwrap_or_default();
+            say(&format!("the ledger is damaged: {} at {entry}{}", finding.damage, finding.subject));
+            Ok(ExitCode::from(1))
+        }
+    }
+}
+
+async fn create_operator(config: &Config, email: String) -> Result<ExitCode, String> {
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let store = open(config, &data_dir)?;
+    let password = random_password().map_err(|error| error.0)?;
+    let hasher = Hasher::new(1).map_err(|problem| problem.message.clone())?;
+    let hash = hasher.hash(password.clone()).await.map_err(|problem| problem.message.clone())?;
+    let address = email.clone();
+    match store.write(move |tx| store::access::create_operator(tx, &address, &hash)).await {
+        Ok(_) => {
+            say(&format!("operator {email}, password {password} (shown only now)"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(store::port::Failure::Refused(_)) => Err(format!("there is an operator {email} already")),
+        Err(store::port::Failure::Fault(fault)) => Err(fault.to_string()),
+    }
+}
+
+async fn rotate_keys(config: &Config) -> Result<ExitCode, String> {
+    let data_dir = DataDir::lock(&config.data_dir)?;
+    let master = data_dir.master_key(config)?;
+    let store = open(config, &data_dir)?;
+    let keyring = Keyring::rotate(&store, &master).await.map_err(|error| error.0)?;
+    let version = |keys: &server::keyring::Keys| keys.newest().map_or(0, |key| key.version);
+    say(&format!(
+        "new keys: tokens version {}, links version {}; older ones stay valid",
+        version(&keyring.tokens),
+        version(&keyring.links)
+    ));
+    Ok(ExitCode::SUCCESS)
+}

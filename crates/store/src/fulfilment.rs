@@ -1,6 +1,7 @@
 //! The steps of fulfilment as transactions: take due jobs up, record what an upstream said, and let
 //! the operator decide what no machine can. What an answer means is ruled in `domain::fulfilment`.
 
+use crate::audit::{self, Act};
 use crate::esim::{self, Esim};
 use crate::ledger::{self, lock_existing, unlock, write};
 use crate::order::{self, Order, timeline_entry};
@@ -654,7 +655,13 @@ pub enum ResolveRefusal {
 ///
 /// # Errors
 /// [`ResolveRefusal`].
-pub fn resolve(tx: &mut dyn Tx, id: OrderId, sold: Option<&[Profile]>) -> Decision<(), ResolveRefusal> {
+pub fn resolve(
+    tx: &mut dyn Tx,
+    act: &Act,
+    id: OrderId,
+    sold: Option<&[Profile]>,
+    reason: &str,
+) -> Decision<(), ResolveRefusal> {
     let Some(order) = order::find(tx, id)? else { return refuse(ResolveRefusal::NotFound) };
     lock_existing(tx, order.tenant, order.mode)?;
     let unknown = |placement: &Placement| placement.progress.state == PlacementState::Unknown;
@@ -677,8 +684,10 @@ pub fn resolve(tx: &mut dyn Tx, id: OrderId, sold: Option<&[Profile]>) -> Decisi
     };
     let progress = Progress { state, ..placement.progress };
     store_progress(tx, &placement, progress)?;
-    note(tx, id, "resolved", Some(if sold.is_some() { "sold" } else { "not_sold" }))?;
+    let outcome = if sold.is_some() { "sold" } else { "not_sold" };
+    note(tx, id, "resolved", Some(outcome))?;
     follow(tx, job, &placement, progress, ruling, false)?;
+    audit::write(tx, act, "order.resolved", &id.to_string(), &format!("{outcome}: {reason}"))?;
     Ok(())
 }
 
@@ -796,6 +805,7 @@ pub enum RefundRefusal {
 /// [`RefundRefusal`].
 pub fn refund_by_operator(
     tx: &mut dyn Tx,
+    act: &Act,
     id: OrderId,
     what: &OperatorRefund,
     reason: &str,
@@ -859,6 +869,7 @@ pub fn refund_by_operator(
         "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3 and refunded = $4",
         &[amount.minor().into(), (&event).into(), id.as_bytes().into(), order.refunded.minor().into()],
     )?;
+    audit::write(tx, act, "order.refunded", &id.to_string(), &format!("{amount} {currency}"))?;
     tx.after_commit(Event::OrderChanged(id));
     Ok(must_find(tx, id)?)
 }

@@ -56,6 +56,16 @@ impl Sandbox {
         state.ok_or(SandboxError::NotFound)
     }
 
+    /// The reference under which the profile with this ICCID was sold.
+    ///
+    /// # Errors
+    /// The storage's errors.
+    pub async fn reference_of(&self, iccid: &str) -> Result<Option<String>, SandboxError> {
+        let Some(number) = self.shared.profiles.number(iccid) else { return Ok(None) };
+        let sale = self.shared.executor.read(move |world| world::sale_of(world, number)).await?;
+        Ok(sale.map(|sale| sale.reference))
+    }
+
     /// A traveller installs the profile. Harmless when it is installed.
     ///
     /// # Errors

@@ -236,7 +236,7 @@ fn move_on(connection: &Connection, number: i64, to: ProfileState, now: Timestam
     Ok(Change::Done)
 }
 
-fn sale_of(connection: &Connection, number: i64) -> Result<Option<StoredSale>, SandboxError> {
+pub(super) fn sale_of(connection: &Connection, number: i64) -> Result<Option<StoredSale>, SandboxError> {
     let mut statement = connection.prepare_cached(&format!(
         "select {SALE_COLUMNS} from sales where first_profile <= ?1 order by first_profile desc limit 1"
     ))?;

@@ -14,7 +14,7 @@ pub const OPERATOR_EMAIL: &str = "operator@example.com";
 
 /// A password no list of common ones has, made anew for each run of the tests.
 pub fn password() -> String {
-    format!("story-{:x}", std::process::id())
+    format!("story-{:08x}", std::process::id())
 }
 
 /// A running server of one story.

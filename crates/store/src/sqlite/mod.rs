@@ -125,6 +125,24 @@ impl Sqlite {
         Ok(Self { writer: Some(commands), readers: Some(reads), threads, listeners, path: path.to_owned() })
     }
 
+    /// Opens the database at `path` for reading alone, as the command line does beside a running process.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_to_read(path: &Path) -> Result<Self, OpenError> {
+        let connection = connect_for_reading(path).map_err(|error| cannot_open(path, &error))?;
+        let (reads, to_read) = channel();
+        let reader = spawn("store-reader", move || read_until_closed(&connection, &Mutex::new(to_read)))
+            .map_err(|error| cannot_open(path, &error))?;
+        Ok(Self {
+            writer: None,
+            readers: Some(reads),
+            threads: vec![reader],
+            listeners: Arc::default(),
+            path: path.to_owned(),
+        })
+    }
+
     /// Adds somebody who is told what became durable.
     pub fn listen(&self, listener: Listener) {
         self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
@@ -252,18 +270,6 @@ fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_
         // Copying pages in larger portions writes a page that changed often only once.
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
-}
-
-/// Opens a database for reading alone, as the command line does beside a running process.
-///
-/// # Errors
-/// [`OpenError`].
-pub fn read_only<T>(
-    path: &Path,
-    read: impl FnOnce(&mut dyn Snapshot) -> Result<T, Fault>,
-) -> Result<Result<T, Fault>, OpenError> {
-    let connection = connect_for_reading(path).map_err(|error| cannot_open(path, &error))?;
-    Ok(read(&mut SqliteSnapshot(&connection)))
 }
 
 pub(crate) fn lost<T, R>() -> Decision<T, R> {

@@ -1,0 +1,174 @@
+//! `POST orders/checkout`: buys eSIMs against the balance.
+
+use super::orders::{OrderView, settled, wait};
+use crate::answer::Answer;
+use crate::call::TenantCall;
+use crate::fields::{Field, Kind, Values, optional, required};
+use crate::json::{Amount, Id};
+use crate::problem::{Code, FieldFault, Problem};
+use domain::checkout::{CheckoutRefusal, MOST_ESIMS, MOST_LINES, MOST_PER_LINE};
+use domain::money::Money;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
+use store::checkout::{Checkout, place_orders};
+use store::ledger;
+use store::order::{Order, Traveller};
+
+const ITEM: Kind = Kind::Object(&[
+    required("planId", Kind::Id, "The plan to buy."),
+    required("quantity", Kind::Integer(1, MOST_PER_LINE as i64), "How many eSIMs of it."),
+]);
+
+/// The body of a checkout.
+pub const BODY: &[Field] = &[
+    required("items", Kind::List(&ITEM, 1, MOST_LINES), "The lines: one order each; at most 500 eSIMs in all."),
+    optional("email", Kind::Email, "The traveller's e-mail address."),
+    optional("customerName", Kind::Text(1, 200), "The traveller's name."),
+    optional("phone", Kind::Phone, "The traveller's telephone number."),
+    optional("reference", Kind::Text(1, 100), "Your own order number; searchable."),
+    optional("maxTotal", Kind::Money, "Refuse when it would cost more."),
+];
+
+/// The query of a checkout.
+pub const QUERY: &[Field] = &[optional(
+    "wait",
+    Kind::Integer(0, 30),
+    "Seconds to wait until all orders are final. No part of the request's identity.",
+)];
+
+/// The sums of a checkout.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    total_amount: Amount,
+    order_count: usize,
+    refunded_amount: Amount,
+    credit_balance: Amount,
+    currency: &'static str,
+}
+
+/// `data` of a checkout.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckedOut<'a> {
+    checkout_id: Id,
+    orders: Vec<OrderView<'a>>,
+    summary: Summary,
+}
+
+/// `POST orders/checkout`.
+///
+/// # Errors
+/// A [`Problem`].
+pub async fn post(call: TenantCall) -> Result<Answer, Problem> {
+    let limit = wait(&call);
+    let checkout = read(&call)?;
+    let placed = call.platform.store.write(move |tx| place_orders(tx, &checkout)).await?;
+    let answer = if limit.is_zero() {
+        let refunded = Money::zero(placed.total.currency());
+        render(&call, placed.checkout.uuid(), &placed.orders, placed.total, refunded, placed.credit_balance)?
+    } else {
+        let ids = placed.orders.iter().map(|order| order.id).collect();
+        let (checkout, total, replayed) = (placed.checkout, placed.total, placed.replayed);
+        // What was read for the answer at the commit is not kept while waiting.
+        drop(placed);
+        let orders = settled(&call.platform, ids, limit).await?;
+        let scope = call.scope();
+        let balance =
+            call.platform.store.read(move |snapshot| ledger::balance(snapshot, scope.tenant, scope.mode)).await?;
+        let balance = balance.ok_or_else(Problem::internal)?.credit_balance;
+        let mut refunded = Money::zero(total.currency());
+        for order in &orders {
+            refunded = refunded.plus(order.refunded).map_err(store::port::Fault::from)?;
+        }
+        let answer = render(&call, checkout.uuid(), &orders, total, refunded, balance)?;
+        return Ok(if replayed { answer.with_header("idempotent-replayed", "true") } else { answer });
+    };
+    Ok(if placed.replayed { answer.with_header("idempotent-replayed", "true") } else { answer })
+}
+
+fn render(
+    call: &TenantCall,
+    checkout: uuid::Uuid,
+    orders: &[Order],
+    total: Money,
+    refunded: Money,
+    balance: Money,
+) -> Result<Answer, Problem> {
+    let data = CheckedOut {
+        checkout_id: Id(checkout),
+        orders: orders.iter().map(|order| OrderView::whole(&call.platform, order)).collect::<Result<_, _>>()?,
+        summary: Summary {
+            total_amount: Amount(total),
+            order_count: orders.len(),
+            refunded_amount: Amount(refunded),
+            credit_balance: Amount(balance),
+            currency: total.currency().code(),
+        },
+    };
+    Ok(Answer::json(201, "Balance checkout completed", &data))
+}
+
+fn read(call: &TenantCall) -> Result<Checkout, Problem> {
+    let body = &call.body;
+    let line = |item: Values| {
+        let plan = item.parse("planId")?;
+        let quantity = u32::try_from(item.integer("quantity")?).ok()?;
+        Some((plan, quantity))
+    };
+    let items: Vec<_> = body.objects("items").filter_map(line).collect();
+    let esims: u32 = items.iter().map(|(_, quantity)| quantity).sum();
+    if esims > MOST_ESIMS {
+        return Err(Problem::field("items", "too_many", format!("ask for {esims} eSIMs; {MOST_ESIMS} are the most")));
+    }
+    Ok(Checkout {
+        scope: call.scope(),
+        items,
+        max_total: body.money("maxTotal", call.access.currency),
+        traveller: Traveller {
+            email: body.string("email"),
+            customer_name: body.string("customerName"),
+            phone: body.string("phone"),
+            reference: body.string("reference"),
+        },
+        key: call.idempotency()?,
+        sandbox_in_live: call.platform.sandbox_in_live(),
+    })
+}
+
+impl From<CheckoutRefusal> for Problem {
+    fn from(refusal: CheckoutRefusal) -> Self {
+        match refusal {
+            CheckoutRefusal::NotAllowed(refusal) => refusal.into(),
+            CheckoutRefusal::IdempotencyKeyReused => Self::key_reused(),
+            CheckoutRefusal::PlanUnavailable(lines) => {
+                let fault = |line: &usize| FieldFault {
+                    path: format!("items[{line}].planId"),
+                    code: "plan_unavailable",
+                    message: "is no plan on sale; read available-plans again".to_owned(),
+                };
+                Self::fields(&lines.iter().map(fault).collect::<Vec<_>>())
+            }
+            CheckoutRefusal::PriceChanged { total, max_total } => Self::new(
+                Code::PriceChanged,
+                format!("It costs {total} {}, more than your maxTotal. Nothing was charged.", total.currency()),
+            )
+            .with(json!({
+                "total": Amount(total), "maxTotal": Amount(max_total), "currency": total.currency().code()
+            })),
+            CheckoutRefusal::InsufficientBalance { required, credit_balance } => Self::new(
+                Code::InsufficientBalance,
+                format!(
+                    "It costs {required} {}, and the balance is {credit_balance}. Top up first.",
+                    required.currency()
+                ),
+            )
+            .with(json!({
+                "required": Amount(required),
+                "creditBalance": Amount(credit_balance),
+                "currency": required.currency().code()
+            })),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Rate limits: per tenant on the partner API, per address on public endpoints. Each node counts for itself.
+
+use crate::config::Limits;
+use crate::problem::{Code, Problem};
+use domain::id::TenantId;
+use governor::clock::{Clock, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::{Quota, RateLimiter};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+type Keyed<K> = RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock, StateInformationMiddleware>;
+
+/// What is left, for the `RateLimit-*` headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// The burst size.
+    pub limit: u32,
+    /// Requests left in the burst.
+    pub remaining: u32,
+    /// Seconds until the burst is whole again.
+    pub reset: u64,
+}
+
+/// The limiters of one process.
+pub struct RateLimits {
+    tenants: Option<(Keyed<TenantId>, Quota)>,
+    addresses: Option<(Keyed<IpAddr>, Quota)>,
+    clock: DefaultClock,
+}
+
+impl std::fmt::Debug for RateLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RateLimits").field("on", &self.tenants.is_some()).finish_non_exhaustive()
+    }
+}
+
+fn keyed<K: Hash + Eq + Clone>(per_second: u32, burst: u32) -> (Keyed<K>, Quota) {
+    let one = NonZeroU32::MIN;
+    let quota = Quota::per_second(NonZeroU32::new(per_second).unwrap_or(one))
+        .allow_burst(NonZeroU32::new(burst).unwrap_or(one));
+    (RateLimiter::keyed(quota).with_middleware(), quota)
+}
+
+impl RateLimits {
+    /// The limiters, or none where they are switched off.
+    #[must_use]
+    pub fn new(limits: &Limits, on: bool) -> Self {
+        Self {
+            tenants: on.then(|| keyed(limits.tenant_per_second, limits.tenant_burst)),
+            addresses: on.then(|| keyed(limits.public_per_second, limits.public_burst)),
+            clock: DefaultClock::default(),
+        }
+    }
+
+    fn take<K: Hash + Eq + Clone>(
+        &self,
+        limiter: Option<&(Keyed<K>, Quota)>,
+        key: &K,
+    ) -> Result<Option<Allowance>, Problem> {
+        let Some((limiter, quota)) = limiter else { return Ok(None) };
+        let limit = quota.burst_size().get();
+        match limiter.check_key(key) {
+            Ok(snapshot) => {
+                let remaining = snapshot.remaining_burst_capacity();
+                let missing = u64::from(limit.saturating_sub(remaining));
+                let nanos = u64::try_from(quota.replenish_interval().as_nanos()).unwrap_or(u64::MAX);
+                let reset = missing.saturating_mul(nanos).div_ceil(1_000_000_000);
+                Ok(Some(Allowance { limit, remaining, reset }))
+            }
+            Err(not_until) => {
+                let wait = not_until.wait_time_from(self.clock.now());
+                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+                let message = "Too many requests. Slow down, and go on after the seconds in Retry-After.";
+                Err(Problem::new(Code::RateLimited, message).after(seconds.max(1)))
+            }
+        }
+    }
+
+    /// Counts a tenant's request.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn tenant(&self, tenant: TenantId) -> Result<Option<Allowance>, Problem> {
+        self.take(self.tenants.as_ref(), &tenant)
+    }
+
+    /// Counts a stranger's request.
+    ///
+    /// # Errors
+    /// 429.
+    pub fn address(&self, address: IpAddr) -> Result<Option<Allowance>, Problem> {
+        self.take(self.addresses.as_ref(), &address)
+    }
+
+    /// Forgets who was quiet.
+    pub fn tidy(&self) {
+        if let Some((limiter, _)) = &self.tenants {
+            limiter.retain_recent();
+        }
+        if let Some((limiter, _)) = &self.addresses {
+            limiter.retain_recent();
+        }
+    }
+}

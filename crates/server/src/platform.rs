@@ -1,0 +1,99 @@
+//! All that requests and workers share.
+
+use crate::clock::Clock;
+use crate::config::{Config, Environment};
+use crate::entrance::Entrance;
+use crate::keyring::Keyring;
+use crate::limits::RateLimits;
+use crate::metrics::Metrics;
+use crate::password::Hasher;
+use crate::price_list::PriceLists;
+use crate::waiters::Waiters;
+use domain::money::{Currency, Money};
+use domain::tenant::TenantStatus;
+use providers::Upstream;
+use providers::sandbox::Sandbox;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use store::Store;
+use tokio::sync::watch;
+
+/// The upstreams by name.
+pub type Upstreams = BTreeMap<String, Arc<dyn Upstream>>;
+
+/// What requests and workers share.
+pub struct Platform {
+    /// The configuration.
+    pub config: Config,
+    /// All links begin with it; no slash at its end.
+    pub base_url: String,
+    /// The database.
+    pub store: Store,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The platform's own keys.
+    pub keyring: Arc<RwLock<Keyring>>,
+    /// Who may come in.
+    pub entrance: Entrance,
+    /// Passwords.
+    pub hasher: Hasher,
+    /// Rate limits.
+    pub limits: RateLimits,
+    /// Who waits for orders.
+    pub waiters: Arc<Waiters>,
+    /// The price lists.
+    pub price_lists: PriceLists,
+    /// The sandbox's world, for the operator.
+    pub sandbox: Sandbox,
+    /// The upstreams by name.
+    pub upstreams: Upstreams,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Turns true when the process is stopping.
+    pub stopping: watch::Receiver<bool>,
+    /// The billing currency of new tenants.
+    pub currency: Currency,
+    /// The least and the most of a top-up.
+    pub top_up_bounds: (Money, Money),
+}
+
+impl std::fmt::Debug for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Platform").field("base_url", &self.base_url).finish_non_exhaustive()
+    }
+}
+
+impl Platform {
+    /// Whether live mode may buy from the sandbox: in development only.
+    #[must_use]
+    pub fn sandbox_in_live(&self) -> bool {
+        self.config.environment == Environment::Development
+    }
+
+    /// The status a tenant registers with.
+    #[must_use]
+    pub fn first_status(&self) -> TenantStatus {
+        match self.config.registration {
+            crate::config::Registration::Open => TenantStatus::Active,
+            crate::config::Registration::Approval => TenantStatus::Pending,
+        }
+    }
+
+    /// Reads the keyring.
+    pub fn with_keyring<T>(&self, read: impl FnOnce(&Keyring) -> T) -> T {
+        read(&self.keyring.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What a new tenant's test balance begins with: 1,000.00.
+    #[must_use]
+    pub fn test_credit(&self) -> Money {
+        Money::parse("1000", self.currency).unwrap_or(Money::zero(self.currency))
+    }
+
+    /// Returns when the process begins to stop.
+    pub async fn stopped(&self) {
+        let mut stopping = self.stopping.clone();
+        // An error means that the sender is gone, which is the end, too.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+}

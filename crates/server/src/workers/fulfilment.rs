@@ -1,0 +1,209 @@
+//! Takes due jobs up, asks the upstreams, and records what they say. A new job starts at once, because
+//! its commit wakes this loop; without jobs it sleeps.
+
+use crate::platform::{Platform, Upstreams};
+use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Patience, Step};
+use domain::time::Timestamp;
+use providers::Purchase;
+use std::sync::Arc;
+use store::fulfilment::{
+    Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, postpone, record_answer,
+    record_cancellations,
+};
+use store::job;
+use store::port::{Decision, Failure, Fault};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// How long a job is held, milliseconds. On the embedded database a start voids all leases, so this
+/// only bounds a step that never ends.
+const LEASE_MS: i64 = 600_000;
+/// Jobs taken up in one command.
+const MOST_AT_ONCE: usize = 64;
+
+/// The upstreams' capabilities, for the store.
+#[derive(Clone)]
+struct Able(Arc<Upstreams>);
+
+impl Providers for Able {
+    fn capabilities(&self, provider: &str) -> Option<Capabilities> {
+        self.0.get(provider).map(|upstream| upstream.capabilities())
+    }
+}
+
+/// Runs until the process stops; what is under way is finished first.
+pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
+    let most = platform.config.fulfilment.in_flight_per_upstream;
+    let places = Arc::new(Semaphore::new(most));
+    let able = Able(Arc::new(platform.upstreams.clone()));
+    loop {
+        let ready = job_ready.notified();
+        let first = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = platform.stopped() => break,
+        };
+        let Ok(first) = first else { break };
+        let limit = (places.available_permits() + 1).min(MOST_AT_ONCE);
+        let (leased, next) = match claim(&platform, able.clone(), limit).await {
+            Ok(claimed) => claimed,
+            Err(fault) => {
+                tracing::error!(%fault, "no jobs could be taken up");
+                (Vec::new(), Some(platform.clock.now().plus_millis(1_000)))
+            }
+        };
+        let full = leased.len() == limit;
+        let mut first = Some(first);
+        for leased in leased {
+            let place = match first.take() {
+                Some(place) => place,
+                None => match Arc::clone(&places).acquire_owned().await {
+                    Ok(place) => place,
+                    Err(_) => return,
+                },
+            };
+            tokio::spawn(work(Arc::clone(&platform), leased, place));
+        }
+        drop(first);
+        if full {
+            continue;
+        }
+        tokio::select! {
+            () = ready => {}
+            () = sleep_until(&platform, next) => {}
+            () = platform.stopped() => break,
+        }
+    }
+    // Every place comes back when its step is recorded.
+    let _ = places.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
+}
+
+async fn sleep_until(platform: &Platform, at: Option<Timestamp>) {
+    match at {
+        Some(at) => platform.clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Leased>, Option<Timestamp>), Fault> {
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let claimed: Decision<_, std::convert::Infallible> = platform
+        .store
+        .write(move |tx| {
+            let leased = claim_jobs(tx, &able, limit, LEASE_MS)?;
+            let full = leased.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+            let next = if full { None } else { job::next_due(tx)? };
+            Ok((leased, next))
+        })
+        .await;
+    claimed.map_err(|failure| match failure {
+        Failure::Fault(fault) => fault,
+        Failure::Refused(never) => match never {},
+    })
+}
+
+/// Does one job's step and records it.
+async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePermit) {
+    let done = match &leased.task {
+        Task::Finish => platform.store.write(move |tx| end_job(tx, &leased)).await,
+        Task::Fulfil { placement, step } => {
+            let (placement, step) = (placement.clone(), *step);
+            fulfil(&platform, leased, placement, step).await
+        }
+        Task::TakeBack(list) => {
+            let list = list.clone();
+            take_back(&platform, leased, list).await
+        }
+    };
+    match done {
+        Ok(()) => {}
+        Err(Failure::Refused(LeaseLost)) => tracing::info!("a job was decided elsewhere meanwhile"),
+        // The lease ends, or the next start voids it; then the upstream is asked again.
+        Err(Failure::Fault(fault)) => tracing::error!(%fault, "a step could not be recorded"),
+    }
+    drop(place);
+}
+
+fn patience(platform: &Platform, capabilities: Capabilities) -> Patience {
+    Patience { capabilities, most_failures: platform.config.fulfilment.max_attempts }
+}
+
+async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step: Step) -> Decision<(), LeaseLost> {
+    let Some(upstream) = platform.upstreams.get(&placement.provider).cloned() else {
+        return not_set_up(platform, leased, &placement.provider).await;
+    };
+    let patience = patience(platform, upstream.capabilities());
+    let purchase = Purchase {
+        reference: placement.reference(),
+        upstream_plan_id: placement.upstream_plan_id.clone(),
+        quantity: placement.quantity,
+    };
+    let now = platform.clock.now();
+    let (heard, raw, call, outcome) = match step {
+        Step::Place => {
+            let answer = upstream.place(now, purchase).await;
+            let outcome = outcome_word(&answer.meaning);
+            (Heard::Place(answer.meaning), answer.raw, "place", outcome)
+        }
+        Step::LookUp | Step::Nothing => {
+            let answer = upstream.look_up(now, purchase).await;
+            let outcome = look_up_word(&answer.meaning);
+            (Heard::LookUp(answer.meaning), answer.raw, "look_up", outcome)
+        }
+    };
+    platform.metrics.upstream_call(&placement.provider, call, outcome);
+    platform.store.write(move |tx| record_answer(tx, &leased, &heard, &raw, patience)).await
+}
+
+async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Decision<(), LeaseLost> {
+    let reason = format!("the provider {provider} is not set up");
+    let most = platform.config.fulfilment.max_attempts;
+    platform.store.write(move |tx| postpone(tx, &leased, &reason, most)).await
+}
+
+async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> Decision<(), LeaseLost> {
+    let mut answers = Vec::with_capacity(list.len());
+    for take_back in list {
+        let answer = match platform.upstreams.get(&take_back.provider) {
+            None => Cancellation::TryLater { reason: format!("the provider {} is not set up", take_back.provider) },
+            Some(upstream) if !upstream.capabilities().cancel => {
+                Cancellation::Refused { reason: "this provider takes nothing back".to_owned() }
+            }
+            Some(upstream) => {
+                let now = platform.clock.now();
+                upstream.cancel(now, take_back.reference, take_back.iccid).await.meaning
+            }
+        };
+        platform.metrics.upstream_call(&take_back.provider, "cancel", cancellation_word(&answer));
+        answers.push((take_back.esim, answer));
+    }
+    let most = platform.config.fulfilment.max_attempts;
+    platform.store.write(move |tx| record_cancellations(tx, &leased, &answers, most)).await
+}
+
+const fn outcome_word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done { .. } => "done",
+        Outcome::Refused { .. } => "refused",
+        Outcome::NotYet(NotYet::Provisioning { .. }) => "provisioning",
+        Outcome::NotYet(NotYet::TryLater { .. }) => "try_later",
+        Outcome::Unknown { .. } => "unknown",
+    }
+}
+
+const fn look_up_word(look_up: &LookUp) -> &'static str {
+    match look_up {
+        LookUp::Delivered { .. } => "delivered",
+        LookUp::Provisioning { .. } => "provisioning",
+        LookUp::Refused { .. } => "refused",
+        LookUp::NotFound => "not_found",
+        LookUp::NoAnswer { .. } => "no_answer",
+        LookUp::CannotTell { .. } => "cannot_tell",
+    }
+}
+
+const fn cancellation_word(cancellation: &Cancellation) -> &'static str {
+    match cancellation {
+        Cancellation::Cancelled => "cancelled",
+        Cancellation::Refused { .. } => "refused",
+        Cancellation::TryLater { .. } => "try_later",
+    }
+}

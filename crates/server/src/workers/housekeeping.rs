@@ -1,0 +1,41 @@
+//! What has to be done now and then: expire top-ups, throw away what is over, forget quiet callers.
+
+use crate::platform::Platform;
+use std::sync::Arc;
+use store::{retention, top_up};
+
+/// Milliseconds between two rounds.
+const ROUND_MS: i64 = 60_000;
+
+/// Runs until the process stops.
+pub async fn run(platform: Arc<Platform>) {
+    loop {
+        let next = platform.clock.now().plus_millis(ROUND_MS);
+        tokio::select! {
+            () = platform.clock.sleep_until(next) => {}
+            () = platform.stopped() => return,
+        }
+        round(&platform).await;
+    }
+}
+
+/// One round.
+pub async fn round(platform: &Platform) {
+    if let Err(failure) = platform.store.write(|tx| top_up::expire_due(tx)).await {
+        tracing::warn!(?failure, "due top-ups could not be expired");
+    }
+    let now = platform.clock.now();
+    let keys_before = now.plus_millis(-i64::from(platform.config.idempotency.keep_hours) * 3_600_000);
+    let sessions_before = now.plus_millis(-86_400_000);
+    loop {
+        match platform.store.write(move |tx| retention::sweep(tx, keys_before, sessions_before)).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(failure) => {
+                tracing::warn!(?failure, "what is over could not be thrown away");
+                break;
+            }
+        }
+    }
+    platform.limits.tidy();
+}
