@@ -83,6 +83,12 @@ impl Answer {
         self
     }
 
+    /// The same, marked as the answer to an earlier request where it is one.
+    #[must_use]
+    pub fn replayed(self, replayed: bool) -> Self {
+        if replayed { self.with_header("idempotent-replayed", "true") } else { self }
+    }
+
     /// The response hyper sends.
     #[must_use]
     pub fn into_response(self) -> Response<AnswerBody> {

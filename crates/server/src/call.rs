@@ -12,7 +12,7 @@ use domain::id::OperatorId;
 use domain::money::Currency;
 use domain::tenant::Scope;
 use futures_util::FutureExt;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
@@ -308,20 +308,13 @@ async fn run(
 ) -> Result<Answer, Problem> {
     let (parts, body) = request.into_parts();
     let address = client_address(&platform, peer, &parts.headers);
-    let caller = match route.handler {
-        Handler::Public(_) => {
-            if route.is_limited() {
-                *allowance = platform.limits.address(address)?;
+    let caller = match admit(&platform, route, &parts.headers, address, allowance).await {
+        Ok(caller) => caller,
+        Err(problem) => {
+            if !body.is_end_stream() {
+                drain(body).await;
             }
-            Caller::Stranger
-        }
-        Handler::Tenant { .. } => {
-            let access = platform.entrance.tenant(bearer(&parts.headers)?, platform.clock.as_ref()).await?;
-            *allowance = platform.limits.tenant(access.scope.tenant)?;
-            Caller::Tenant(access)
-        }
-        Handler::Operator(_) => {
-            Caller::Operator(platform.entrance.operator(bearer(&parts.headers)?, platform.clock.as_ref()).await?)
+            return Err(problem);
         }
     };
     let body = read_body(&platform, route, &parts.headers, body).await?;
@@ -351,6 +344,33 @@ async fn run(
     }
 }
 
+/// Lets the caller in, and counts the request.
+async fn admit(
+    platform: &Platform,
+    route: &Route,
+    headers: &HeaderMap,
+    address: IpAddr,
+    allowance: &mut Option<Allowance>,
+) -> Result<Caller, Problem> {
+    match route.handler {
+        Handler::Public(_) => {
+            if route.is_limited() {
+                *allowance = platform.limits.address(address)?;
+            }
+            Ok(Caller::Stranger)
+        }
+        Handler::Tenant { .. } => {
+            let access = platform.entrance.tenant(bearer(headers)?, platform.clock.as_ref()).await?;
+            *allowance = platform.limits.tenant(access.scope.tenant)?;
+            Ok(Caller::Tenant(access))
+        }
+        Handler::Operator(_) => {
+            let operator = platform.entrance.operator(bearer(headers)?, platform.clock.as_ref()).await?;
+            Ok(Caller::Operator(operator))
+        }
+    }
+}
+
 fn client_address(platform: &Platform, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let mut forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).peekable();
     if forwarded.peek().is_none() {
@@ -374,26 +394,58 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 /// How long a client may take to send its body.
 const BODY_TIME: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// How much of a refused body is read all the same: a client that is still sending would lose the answer
+/// to a reset connection.
+const MOST_DRAINED: usize = 4 * 1_024 * 1_024;
+
+/// Reads and forgets what a client is still sending.
+async fn drain(mut body: Incoming) {
+    let mut drained = 0;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            drained += frame.data_ref().map_or(0, bytes::Bytes::len);
+            if drained > MOST_DRAINED {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), reading).await;
+}
+
+/// Reads a body of at most `most` bytes; `None` when it is larger.
+async fn collect(body: &mut Incoming, most: usize) -> Result<Option<Vec<u8>>, Problem> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Problem::new(Code::MalformedJson, "The body did not arrive whole."))?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len() + data.len() > most {
+                return Ok(None);
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+    Ok(Some(bytes))
+}
+
 async fn read_body(
     platform: &Platform,
     route: &Route,
     headers: &HeaderMap,
-    body: Incoming,
+    mut body: Incoming,
 ) -> Result<Option<Value>, Problem> {
     if route.body.is_none() {
         return Ok(None);
     }
     let most = platform.config.limits.body_bytes;
-    let too_large = || Problem::new(Code::BodyTooLarge, format!("The body is larger than {most} bytes."));
-    if body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX) {
-        return Err(too_large());
-    }
+    let announced_too_large = body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX);
     let late = || Problem::new(Code::MalformedJson, "The body did not arrive in time.");
-    let collected = tokio::time::timeout(BODY_TIME, Limited::new(body, most).collect()).await.map_err(|_| late())?;
-    let bytes = match collected {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Err(_) => return Err(Problem::new(Code::MalformedJson, "The body did not arrive whole.")),
+    let bytes = match announced_too_large {
+        true => None,
+        false => tokio::time::timeout(BODY_TIME, collect(&mut body, most)).await.map_err(|_| late())??,
+    };
+    let Some(bytes) = bytes else {
+        drain(body).await;
+        return Err(Problem::new(Code::BodyTooLarge, format!("The body is larger than {most} bytes.")));
     };
     if bytes.is_empty() {
         return Ok(Some(Value::Object(serde_json::Map::new())));

@@ -390,7 +390,7 @@ fn text_fault(kind: Kind, text: &str) -> Option<TextFault> {
             crate::password::is_common(text)
                 .then(|| ("common_password", "is one of the commonest passwords; choose another".to_owned()))
         }),
-        Kind::Email => length_fault(text, 3, 254).or_else(|| {
+        Kind::Email => length_fault(text, 1, 254).or_else(|| {
             let options =
                 email_address::Options::default().without_display_text().without_domain_literal().with_required_tld();
             let valid = email_address::EmailAddress::parse_with_options(text, options).is_ok();

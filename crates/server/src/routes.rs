@@ -205,6 +205,7 @@ static TABLE: &[Route] = &[
         .body(&[])
         .answers(200, data::<Nothing>()),
     route("GET", "/api/tenant/api-keys", "Account", "Your API keys", administers!(api_keys::list))
+        .query(operator::plans::QUERY)
         .answers(200, data::<api_keys::ApiKeyList>()),
     route("POST", "/api/tenant/api-keys", "Account", "Make an API key", changes!(Admin, api_keys::create))
         .body(api_keys::BODY)

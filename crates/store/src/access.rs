@@ -423,6 +423,6 @@ pub fn login_succeeded(tx: &mut dyn Tx, account: &str, address: &str, attempt: i
 /// # Errors
 /// [`Fault`].
 pub fn note_operator_login(tx: &mut dyn Tx, act: &Act) -> Decision<(), Infallible> {
-    audit::write(tx, act, "operator.login", &act.operator.to_string(), "")?;
+    audit::write(tx, act, "operator.login", &act.operator.to_string(), "", None)?;
     Ok(())
 }

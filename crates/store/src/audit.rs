@@ -24,8 +24,10 @@ pub struct Record {
     pub action: String,
     /// The id of what was changed.
     pub subject: String,
-    /// Amounts, codes and the operator's reason.
+    /// Amounts and codes.
     pub detail: String,
+    /// The operator's reason: kept outside of the chain, so that it can be erased.
+    pub reason: Option<String>,
     /// From where.
     pub address: String,
 }
@@ -50,7 +52,14 @@ fn link(previous: &[u8], record: &Record) -> [u8; 32] {
 }
 
 /// Appends a record, in the transaction of the change it is about.
-pub(crate) fn write(tx: &mut dyn Tx, act: &Act, action: &str, subject: &str, detail: &str) -> Result<(), Fault> {
+pub(crate) fn write(
+    tx: &mut dyn Tx,
+    act: &Act,
+    action: &str,
+    subject: &str,
+    detail: &str,
+    reason: Option<&str>,
+) -> Result<(), Fault> {
     let previous =
         row(tx, "select hash from audit_log order by id desc limit 1", &[], |row| row.bytes(0).map(<[u8]>::to_vec))?
             .unwrap_or_default();
@@ -60,6 +69,7 @@ pub(crate) fn write(tx: &mut dyn Tx, act: &Act, action: &str, subject: &str, det
         action: action.to_owned(),
         subject: subject.to_owned(),
         detail: detail.to_owned(),
+        reason: None,
         address: act.address.clone(),
     };
     tx.execute(
@@ -75,6 +85,12 @@ pub(crate) fn write(tx: &mut dyn Tx, act: &Act, action: &str, subject: &str, det
             (&link(&previous, &record)).into(),
         ],
     )?;
+    if let Some(reason) = reason {
+        tx.execute(
+            "insert into audit_reasons (audit_id, reason) values ($1, $2)",
+            &[record.id.as_bytes().into(), reason.into()],
+        )?;
+    }
     Ok(())
 }
 
@@ -86,6 +102,7 @@ fn record(row: &dyn Row) -> Result<Record, Fault> {
         subject: row.text(3)?.to_owned(),
         detail: row.text(4)?.to_owned(),
         address: row.text(5)?.to_owned(),
+        reason: row.opt_text(6)?.map(str::to_owned),
     })
 }
 
@@ -103,7 +120,8 @@ pub fn list(
     let below = cursor.map_or_else(uuid::Uuid::max, AuditId::uuid);
     collect(
         snapshot,
-        "select id, operator_id, action, subject, detail, address from audit_log
+        "select id, operator_id, action, subject, detail, address, reason
+         from audit_log left join audit_reasons on audit_id = id
          where id < $1 and ($2 is null or action = $2) and ($3 is null or subject = $3) order by id desc limit $4",
         &[below.as_bytes().into(), action.into(), subject.into(), limit.into()],
         record,
@@ -118,11 +136,11 @@ pub fn check(snapshot: &mut dyn Snapshot) -> Result<Option<String>, Fault> {
     let mut previous: Vec<u8> = Vec::new();
     let mut broken = None;
     snapshot.rows(
-        "select id, operator_id, action, subject, detail, address, hash from audit_log order by id",
+        "select id, operator_id, action, subject, detail, address, null, hash from audit_log order by id",
         &[],
         &mut |row| {
             let found = record(row)?;
-            let hash = row.bytes(6)?;
+            let hash = row.bytes(7)?;
             if broken.is_none() && link(&previous, &found) != hash {
                 broken = Some(found.id.to_string());
             }

@@ -81,7 +81,7 @@ pub fn handle(tx: &mut dyn Tx, act: &Act, id: InquiryId) -> Decision<Inquiry, In
         "update inquiries set handled_at = $1 where id = $2 and handled_at is null",
         &[now.into(), id.as_bytes().into()],
     )?;
-    audit::write(tx, act, "inquiry.handled", &id.to_string(), "")?;
+    audit::write(tx, act, "inquiry.handled", &id.to_string(), "", None)?;
     Ok(Inquiry { handled_at: Some(now), ..inquiry })
 }
 

@@ -687,7 +687,7 @@ pub fn resolve(
     let outcome = if sold.is_some() { "sold" } else { "not_sold" };
     note(tx, id, "resolved", Some(outcome))?;
     follow(tx, job, &placement, progress, ruling, false)?;
-    audit::write(tx, act, "order.resolved", &id.to_string(), &format!("{outcome}: {reason}"))?;
+    audit::write(tx, act, "order.resolved", &id.to_string(), outcome, Some(reason))?;
     Ok(())
 }
 
@@ -799,7 +799,8 @@ pub enum RefundRefusal {
     IdempotencyKeyReused,
 }
 
-/// Gives money of a final order back by the operator's decision; the status stays.
+/// Gives money of a final order back by the operator's decision; the status stays. The flag says whether
+/// it is the answer to an earlier request.
 ///
 /// # Errors
 /// [`RefundRefusal`].
@@ -810,13 +811,17 @@ pub fn refund_by_operator(
     what: &OperatorRefund,
     reason: &str,
     key: Option<(crate::port::KeyHash, [u8; 16])>,
-) -> Decision<Order, RefundRefusal> {
+) -> Decision<(Order, bool), RefundRefusal> {
     let Some(order) = order::find(tx, id)? else { return refuse(RefundRefusal::NotFound) };
     let mut locked = lock_existing(tx, order.tenant, order.mode)?;
     if let Some((key, body)) = &key
         && let Some(remembered) = tx.recall(key)?
     {
-        return if remembered.body_hash == *body { Ok(order) } else { refuse(RefundRefusal::IdempotencyKeyReused) };
+        return if remembered.body_hash == *body {
+            Ok((order, true))
+        } else {
+            refuse(RefundRefusal::IdempotencyKeyReused)
+        };
     }
     if !order.status.is_final() {
         return refuse(RefundRefusal::Processing);
@@ -869,9 +874,9 @@ pub fn refund_by_operator(
         "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3 and refunded = $4",
         &[amount.minor().into(), (&event).into(), id.as_bytes().into(), order.refunded.minor().into()],
     )?;
-    audit::write(tx, act, "order.refunded", &id.to_string(), &format!("{amount} {currency}"))?;
+    audit::write(tx, act, "order.refunded", &id.to_string(), &format!("{amount} {currency}"), Some(reason))?;
     tx.after_commit(Event::OrderChanged(id));
-    Ok(must_find(tx, id)?)
+    Ok((must_find(tx, id)?, false))
 }
 
 const PLACEMENT: &str = "order_id, k, provider, upstream_plan_id, quantity, state, unknown_since, not_found, \

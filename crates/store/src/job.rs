@@ -88,6 +88,15 @@ pub fn counts(snapshot: &mut dyn Snapshot) -> Result<(i64, i64), Fault> {
     Ok((open.unwrap_or(0), dead.unwrap_or(0)))
 }
 
+/// Whether nobody works on a job, and none is due at `now`.
+///
+/// # Errors
+/// [`Fault`].
+pub fn is_quiet(snapshot: &mut dyn Snapshot, now: Timestamp) -> Result<bool, Fault> {
+    let busy = "select 1 from jobs where state = 'leased' or (state = 'ready' and run_at <= $1) limit 1";
+    Ok(row(snapshot, busy, &[now.into()], |_| Ok(()))?.is_none())
+}
+
 /// Voids all leases: whoever held them is gone. Only for a database of one process, at its start.
 ///
 /// # Errors
@@ -131,7 +140,7 @@ pub fn retry(tx: &mut dyn Tx, act: &Act, id: JobId) -> Decision<Job, JobRefusal>
         "update placements set failures = 0, cannot_tell = 0, not_found = 0 where order_id = $1",
         &[job.order.as_bytes().into()],
     )?;
-    audit::write(tx, act, "job.retried", &id.to_string(), &format!("order {}", job.order))?;
+    audit::write(tx, act, "job.retried", &id.to_string(), &format!("order {}", job.order), None)?;
     tx.after_commit(Event::JobReady);
     Ok(Job { state: JobState::Ready, run_at: now, attempts: 0, reason: None, ..job })
 }
@@ -177,6 +186,6 @@ pub fn abandon(tx: &mut dyn Tx, act: &Act, id: JobId) -> Decision<Job, JobRefusa
         }
         JobKind::Cancel => crate::fulfilment::keep_all(tx, id, job.order)?,
     }
-    audit::write(tx, act, "job.abandoned", &id.to_string(), &format!("order {}", job.order))?;
+    audit::write(tx, act, "job.abandoned", &id.to_string(), &format!("order {}", job.order), None)?;
     Ok(job)
 }

@@ -317,6 +317,7 @@ fn page(
 /// [`Fault`].
 pub fn list_all(
     snapshot: &mut dyn Snapshot,
+    mode: Option<Mode>,
     filter: &OrderFilter,
     cursor: Option<OrderId>,
     limit: usize,
@@ -327,7 +328,7 @@ pub fn list_all(
         || filter.query.is_some()
         || filter.status.is_some_and(|status| status != OrderStatus::Completed);
     if searched {
-        return search_all(snapshot, filter, cursor, limit);
+        return search_all(snapshot, mode, filter, cursor, limit);
     }
     let mut below = cursor.map_or_else(Uuid::max, OrderId::uuid);
     if let Some(to) = filter.to {
@@ -354,7 +355,8 @@ pub fn list_all(
     while let Some(id) = next(snapshot)? {
         looked_at += 1;
         let id = OrderId::new(id);
-        if let Some(order) = find(snapshot, id)?.filter(|order| order.fits(filter)) {
+        let fits = |order: &Order| mode.is_none_or(|mode| order.mode == mode) && order.fits(filter);
+        if let Some(order) = find(snapshot, id)?.filter(fits) {
             if orders.len() == limit {
                 let next = orders.last().map(|last| last.id);
                 return Ok(Page { orders, next });
@@ -371,6 +373,7 @@ pub fn list_all(
 /// Merges every tenant's own search: there are some thousand tenants at most, and each costs one seek.
 fn search_all(
     snapshot: &mut dyn Snapshot,
+    mode: Option<Mode>,
     filter: &OrderFilter,
     cursor: Option<OrderId>,
     limit: usize,
@@ -380,7 +383,7 @@ fn search_all(
     })?;
     let mut orders = Vec::new();
     let mut more = false;
-    for (tenant, mode) in worlds {
+    for (tenant, mode) in worlds.into_iter().filter(|(_, world)| mode.is_none_or(|mode| mode == *world)) {
         let page = list(snapshot, tenant, mode, filter, cursor, limit)?;
         more |= page.next.is_some();
         orders.extend(page.orders);

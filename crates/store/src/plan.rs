@@ -91,7 +91,7 @@ pub fn import(tx: &mut dyn Tx, act: Option<&Act>, plans: &[Plan]) -> Decision<Im
     }
     if let Some(act) = act {
         let detail = format!("created {}, updated {}", imported.created, imported.updated);
-        audit::write(tx, act, "plan.imported", "plans", &detail)?;
+        audit::write(tx, act, "plan.imported", "plans", &detail, None)?;
     }
     tx.after_commit(Event::PlansChanged);
     Ok(imported)
@@ -118,7 +118,7 @@ pub fn set_price(tx: &mut dyn Tx, act: &Act, id: PlanId, price: Money) -> Decisi
         &[price.minor().into(), price.currency().code().into(), id.as_bytes().into()],
     )?;
     let detail = format!("{} -> {price} {}", listed.plan.price, price.currency());
-    audit::write(tx, act, "plan.priced", &id.to_string(), &detail)?;
+    audit::write(tx, act, "plan.priced", &id.to_string(), &detail, None)?;
     tx.after_commit(Event::PlansChanged);
     Ok(Listed { plan: Plan { price, ..listed.plan }, ..listed })
 }
@@ -138,7 +138,7 @@ pub fn withdraw(tx: &mut dyn Tx, act: &Act, id: PlanId) -> Decision<Listed, Plan
         "update plans set withdrawn_at = $1 where id = $2 and withdrawn_at is null",
         &[now.into(), id.as_bytes().into()],
     )?;
-    audit::write(tx, act, "plan.withdrawn", &id.to_string(), "")?;
+    audit::write(tx, act, "plan.withdrawn", &id.to_string(), "", None)?;
     tx.after_commit(Event::PlansChanged);
     Ok(Listed { withdrawn_at: Some(now), ..listed })
 }

@@ -176,12 +176,13 @@ pub fn set_status(
         "update tenants set status = $1 where id = $2 and status = $3",
         &[status.word().into(), id.as_bytes().into(), tenant.status.word().into()],
     )?;
-    audit::write(tx, act, &format!("tenant.{status}"), &id.to_string(), reason)?;
+    audit::write(tx, act, &format!("tenant.{status}"), &id.to_string(), "", Some(reason))?;
     tx.after_commit(Event::AccessChanged);
     Ok(Tenant { status, ..tenant })
 }
 
-/// Corrects a tenant's balance by a signed amount.
+/// Corrects a tenant's balance by a signed amount. The flag says whether it is the answer to an earlier
+/// request.
 ///
 /// # Errors
 /// [`TenantRefusal`].
@@ -193,7 +194,7 @@ pub fn adjust(
     amount: Money,
     reason: &str,
     key: Option<(KeyHash, [u8; 16])>,
-) -> Decision<Transaction, TenantRefusal> {
+) -> Decision<(Transaction, bool), TenantRefusal> {
     let Some(mut locked) = lock(tx, id, mode)? else { return refuse(TenantRefusal::NotFound) };
     if let Some((key, body)) = &key
         && let Some(remembered) = tx.recall(key)?
@@ -203,7 +204,7 @@ pub fn adjust(
         }
         let entry = ledger::find(tx, EntryId::new(remembered.result))?;
         let entry = entry.ok_or_else(|| Fault::Bug("a remembered entry is not there".to_owned()))?;
-        return Ok(Transaction { entry, note: Some(reason.to_owned()) });
+        return Ok((Transaction { entry, note: Some(reason.to_owned()) }, true));
     }
     if locked.head.balance.plus(amount).is_err() {
         return refuse(TenantRefusal::TooLarge);
@@ -215,8 +216,9 @@ pub fn adjust(
     if let Some((key, body_hash)) = key {
         tx.remember(key, Remembered { body_hash, result: entry.id.uuid(), count: 1 })?;
     }
-    audit::write(tx, act, "tenant.adjusted", &id.to_string(), &format!("{amount} {} {mode}", amount.currency()))?;
-    Ok(Transaction { entry, note: Some(reason.to_owned()) })
+    let detail = format!("{amount} {} {mode}", amount.currency());
+    audit::write(tx, act, "tenant.adjusted", &id.to_string(), &detail, Some(reason))?;
+    Ok((Transaction { entry, note: Some(reason.to_owned()) }, false))
 }
 
 /// Sets how far below zero a tenant's live balance may go.
@@ -230,7 +232,8 @@ pub fn set_credit_limit(tx: &mut dyn Tx, act: &Act, id: TenantId, limit: Money) 
         "update balances set credit_limit = $1 where tenant_id = $2 and mode = $3",
         &[limit.minor().into(), id.as_bytes().into(), Mode::Live.word().into()],
     )?;
-    audit::write(tx, act, "tenant.credit_limit", &id.to_string(), &format!("{limit} {}", limit.currency()))?;
+    let detail = format!("{limit} {}", limit.currency());
+    audit::write(tx, act, "tenant.credit_limit", &id.to_string(), &detail, None)?;
     Ok(tenant)
 }
 

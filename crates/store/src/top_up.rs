@@ -204,7 +204,8 @@ fn locked_top_up(tx: &mut dyn Tx, id: TopUpId) -> Decision<TopUp, TopUpRefusal> 
     }
 }
 
-/// The operator saw the money: the top-up is credited with its amount, or with what really came.
+/// The operator saw the money: the top-up is credited with its amount, or with what really came. The
+/// flag says whether it is the answer to an earlier request.
 ///
 /// # Errors
 /// [`TopUpRefusal`].
@@ -214,12 +215,16 @@ pub fn approve(
     id: TopUpId,
     received: Option<Money>,
     key: Option<(KeyHash, [u8; 16])>,
-) -> Decision<TopUp, TopUpRefusal> {
+) -> Decision<(TopUp, bool), TopUpRefusal> {
     let top_up = locked_top_up(tx, id)?;
     if let Some((key, body)) = &key
         && let Some(remembered) = tx.recall(key)?
     {
-        return if remembered.body_hash == *body { Ok(top_up) } else { refuse(TopUpRefusal::IdempotencyKeyReused) };
+        return if remembered.body_hash == *body {
+            Ok((top_up, true))
+        } else {
+            refuse(TopUpRefusal::IdempotencyKeyReused)
+        };
     }
     let top_up = pay(tx, top_up, received)?;
     if let Some((key, body_hash)) = key {
@@ -228,8 +233,9 @@ pub fn approve(
         tx.remember(key, Remembered { body_hash, result, count: 1 })?;
     }
     let credited = top_up.credited.unwrap_or(top_up.amount);
-    audit::write(tx, act, "top_up.approved", &id.to_string(), &format!("{credited} {}", credited.currency()))?;
-    Ok(top_up)
+    let detail = format!("{credited} {}", credited.currency());
+    audit::write(tx, act, "top_up.approved", &id.to_string(), &detail, None)?;
+    Ok((top_up, false))
 }
 
 /// The operator refuses a top-up.
@@ -244,7 +250,7 @@ pub fn reject(tx: &mut dyn Tx, act: &Act, id: TopUpId, reason: &str) -> Decision
         "update top_ups set status = $1, rejection_reason = $2 where id = $3 and status = $4",
         &[status.word().into(), reason.into(), id.as_bytes().into(), top_up.status.word().into()],
     )?;
-    audit::write(tx, act, "top_up.rejected", &id.to_string(), reason)?;
+    audit::write(tx, act, "top_up.rejected", &id.to_string(), "", Some(reason))?;
     Ok(TopUp { status, rejection_reason: Some(reason.to_owned()), ..top_up })
 }
 

@@ -83,9 +83,9 @@ pub async fn post(call: TenantCall) -> Result<Answer, Problem> {
             refunded = refunded.plus(order.refunded).map_err(store::port::Fault::from)?;
         }
         let answer = render(&call, checkout.uuid(), &orders, total, refunded, balance)?;
-        return Ok(if replayed { answer.with_header("idempotent-replayed", "true") } else { answer });
+        return Ok(answer.replayed(replayed));
     };
-    Ok(if placed.replayed { answer.with_header("idempotent-replayed", "true") } else { answer })
+    Ok(answer.replayed(placed.replayed))
 }
 
 fn render(

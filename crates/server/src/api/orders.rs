@@ -287,7 +287,8 @@ pub fn wait(call: &Call) -> Duration {
 /// A [`Problem`] of the storage.
 pub async fn settled(platform: &Platform, orders: Vec<OrderId>, limit: Duration) -> Result<Vec<Order>, Problem> {
     let subscription = (!limit.is_zero()).then(|| platform.waiters.subscribe(&orders));
-    let deadline = tokio::time::Instant::now() + limit;
+    let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+    let deadline = platform.clock.now().plus_millis(limit_ms);
     loop {
         let wanted = orders.clone();
         let found = platform
@@ -303,7 +304,7 @@ pub async fn settled(platform: &Platform, orders: Vec<OrderId>, limit: Duration)
         drop(found);
         let last = tokio::select! {
             () = subscription.changed() => false,
-            () = tokio::time::sleep_until(deadline) => true,
+            () = platform.clock.sleep_until(deadline) => true,
             () = platform.stopped() => true,
         };
         if last {

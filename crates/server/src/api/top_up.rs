@@ -174,7 +174,7 @@ pub async fn begin(call: TenantCall) -> Result<Answer, Problem> {
     };
     let (top_up, replayed) = platform.store.write(move |tx| top_up::begin(tx, &new)).await?;
     let answer = Answer::json(201, "Top-up begun", &BegunTopUp::new(&top_up, bank));
-    Ok(if replayed { answer.with_header("idempotent-replayed", "true") } else { answer })
+    Ok(answer.replayed(replayed))
 }
 
 /// The filters of the list.

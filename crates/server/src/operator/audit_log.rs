@@ -23,7 +23,10 @@ pub struct RecordView {
     action: String,
     /// The id of what was changed.
     subject: String,
+    /// Amounts and codes.
     detail: String,
+    /// The operator's reason.
+    reason: Option<String>,
     /// The address the request came from.
     address: String,
 }
@@ -64,6 +67,7 @@ pub async fn list(call: OperatorCall) -> Result<Answer, Problem> {
         action: record.action,
         subject: record.subject,
         detail: record.detail,
+        reason: record.reason,
         address: record.address,
     };
     Ok(Answer::json(200, "Audit log", &AuditLog { records: found.into_iter().map(view).collect(), next_cursor }))

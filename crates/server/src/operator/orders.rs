@@ -103,11 +103,7 @@ pub async fn list(call: OperatorCall) -> Result<Answer, Problem> {
                 let mode = mode.unwrap_or(Mode::Live);
                 order::list(snapshot, tenant, mode, &filter, cursor, limit)
             }
-            (None, mode) => {
-                let page = order::list_all(snapshot, &filter, cursor, limit)?;
-                let fits = |order: &Order| mode.is_none_or(|mode| order.mode == mode);
-                Ok(order::Page { orders: page.orders.into_iter().filter(fits).collect(), next: page.next })
-            }
+            (None, mode) => order::list_all(snapshot, mode, &filter, cursor, limit),
         })
         .await?;
     let row = |order| -> Result<OperatorOrder<'_>, Problem> { view(&call, order, None) };
@@ -206,8 +202,9 @@ pub async fn refund(call: OperatorCall) -> Result<Answer, Problem> {
         OperatorRefund::Rest
     };
     let (act, reason, key) = (call.act.clone(), call.body.required_text("reason"), call.idempotency()?);
-    call.platform.store.write(move |tx| fulfilment::refund_by_operator(tx, &act, id, &what, &reason, key)).await?;
-    one(&call, "Refunded", id).await
+    let (_, replayed) =
+        call.platform.store.write(move |tx| fulfilment::refund_by_operator(tx, &act, id, &what, &reason, key)).await?;
+    Ok(one(&call, "Refunded", id).await?.replayed(replayed))
 }
 
 impl From<RefundRefusal> for Problem {

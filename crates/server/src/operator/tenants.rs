@@ -173,10 +173,10 @@ pub async fn adjust(call: OperatorCall) -> Result<Answer, Problem> {
         .money("amount", currency)
         .ok_or_else(|| Problem::field("amount", "too_many_decimals", format!("is no amount of {currency}")))?;
     let (act, reason, key) = (call.act.clone(), call.body.required_text("reason"), call.idempotency()?);
-    let transaction =
+    let (transaction, replayed) =
         call.platform.store.write(move |tx| tenant::adjust(tx, &act, id, mode, amount, &reason, key)).await?;
     let data = OneTransaction { transaction: TransactionView::new(transaction) };
-    Ok(Answer::json(201, "Balance adjusted", &data))
+    Ok(Answer::json(201, "Balance adjusted", &data).replayed(replayed))
 }
 
 async fn currency_of(call: &OperatorCall, id: TenantId) -> Result<domain::money::Currency, Problem> {

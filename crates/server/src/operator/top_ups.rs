@@ -110,8 +110,8 @@ pub async fn approve(call: OperatorCall) -> Result<Answer, Problem> {
         ),
     };
     let (act, key) = (call.act.clone(), call.idempotency()?);
-    let top_up = call.platform.store.write(move |tx| top_up::approve(tx, &act, id, received, key)).await?;
-    Ok(one(&call, "Top-up approved", &top_up))
+    let (top_up, replayed) = call.platform.store.write(move |tx| top_up::approve(tx, &act, id, received, key)).await?;
+    Ok(one(&call, "Top-up approved", &top_up).replayed(replayed))
 }
 
 /// The body of a rejection.

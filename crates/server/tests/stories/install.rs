@@ -178,9 +178,8 @@ async fn links_with_any_character_changed_lead_nowhere() {
             assert_eq!(reply.status, 404, "{changed} for {path}");
             assert!(!reply.text().contains(text(&order["esims"][0]["matchingId"])));
         }
-        for shortened in [&path[..path.len() - 1], path.rsplit_once('/').unwrap().0] {
-            assert_eq!(stranger.get(shortened).await.status, 404, "{shortened}");
-        }
+        let shortened = &path[..path.len() - 1];
+        assert_eq!(stranger.get(shortened).await.status, 404, "{shortened}");
         assert_eq!(stranger.get(&format!("{path}x")).await.status, 404);
         // Nor does being logged in help.
         let changed = format!("{path}x");

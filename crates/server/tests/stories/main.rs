@@ -1,14 +1,24 @@
 //! The stories: a real server, real HTTP, and callers who do what partners, operators, travellers and
 //! strangers do. One file per noun; a story is named after its route and the rule it tells.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a story fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a random story tells its seed")]
 
+mod acts;
 mod stage;
 mod telling;
 
 mod account;
+mod balance;
 mod checkout;
+mod contact;
+mod conventions;
 mod export;
 mod install;
+mod invariants;
+mod operator;
 mod orders;
 mod plans;
+mod process;
 mod sandbox;
+mod strangers;
+mod top_up;

@@ -416,7 +416,7 @@ async fn order_cancel_gives_everything_back() {
     assert_eq!(detail["refundedAmount"].to_string(), "9");
     assert_eq!(partner.balance().await, "100");
     assert_eq!(refunded(&partner, &id).await, 900);
-    assert_eq!(found(&partner, "status=cancelled").await, [id.clone()]);
+    assert_eq!(found(&partner, "status=cancelled").await, std::slice::from_ref(&id));
     assert_eq!(found(&partner, "status=completed").await, Vec::<String>::new());
     let sold = sales(&stage.operator().await, &id).await;
     assert_eq!(sold.len(), 1);

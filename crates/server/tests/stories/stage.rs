@@ -17,6 +17,9 @@ pub fn password() -> String {
     format!("story-{:08x}", std::process::id())
 }
 
+/// Two servers of one story must not make the same ids.
+static SEEDS: AtomicU64 = AtomicU64::new(0);
+
 /// A running server of one story.
 pub struct Stage {
     pub url: String,
@@ -224,8 +227,10 @@ impl Stage {
     }
 
     async fn up(&mut self) {
+        // A restarted server has its address again: links that were given out must work.
+        let address = self.url.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
         let mut settings = vec![
-            ("ESIMD_LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+            ("ESIMD_LISTEN".to_owned(), address),
             ("ESIMD_DATA_DIR".to_owned(), self.dir.path().join("data").display().to_string()),
             ("ESIMD_SANDBOX_DELAY_MS".to_owned(), "0".to_owned()),
             ("ESIMD_RATE_LIMIT".to_owned(), "off".to_owned()),
@@ -238,7 +243,8 @@ impl Stage {
         }
         let config = Config::load(&Overrides::default(), settings.into_iter()).expect("a valid configuration");
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
-        let app = App::start(config, Runtime { clock, seed: 7 }).await.expect("the server starts");
+        let seed = 7 + SEEDS.fetch_add(1, Ordering::Relaxed);
+        let app = App::start(config, Runtime { clock, seed }).await.expect("the server starts");
         self.url = format!("http://{}", app.address());
         self.app = Some(app);
     }
@@ -247,6 +253,19 @@ impl Stage {
     pub async fn restart(&mut self) {
         self.app.take().expect("a running server").stop().await;
         self.up().await;
+    }
+
+    /// Returns when no job is due and nobody works on one, so that time may pass.
+    pub async fn quiet(&self) {
+        let platform = self.app.as_ref().expect("a running server").platform();
+        loop {
+            let now = self.clock.now();
+            let quiet = platform.store.read(move |snapshot| store::job::is_quiet(snapshot, now)).await;
+            if quiet == Ok(true) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Somebody without a token.

@@ -18,7 +18,10 @@ pub async fn timed<T>(stage: &Stage, step_ms: i64, work: impl Future<Output = T>
         tokio::select! {
             biased;
             done = &mut work => return (done, passed),
-            _ = stranger.get("/healthz") => {
+            () = async {
+                stranger.get("/healthz").await;
+                stage.quiet().await;
+            } => {
                 stage.clock.advance(step_ms);
                 passed += step_ms;
             }

@@ -246,6 +246,12 @@ create table audit_log (
     hash blob not null
 ) without rowid;
 
+-- The operator's words for a change; kept out of the chain, so that they can be erased.
+create table audit_reasons (
+    audit_id blob primary key,
+    reason text not null
+) without rowid;
+
 -- Retention: idempotency.keep_hours.
 create table idempotency_keys (
     result_id blob primary key,
