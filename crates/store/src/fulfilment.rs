@@ -646,6 +646,8 @@ pub enum ResolveRefusal {
     NotFound,
     /// None of its placements is unknown.
     NotUnknown,
+    /// It was sold, and there is no profile to deliver.
+    EsimsNeeded,
     /// More profiles than the placement asked for.
     TooManyEsims,
 }
@@ -673,6 +675,7 @@ pub fn resolve(
     })?
     .ok_or_else(|| Fault::Bug(format!("order {id} has an unknown placement and no job")))?;
     let (state, ruling) = match sold {
+        Some([]) => return refuse(ResolveRefusal::EsimsNeeded),
         Some(profiles) if profiles.len() > usize::try_from(placement.quantity).unwrap_or(usize::MAX) => {
             return refuse(ResolveRefusal::TooManyEsims);
         }

@@ -39,6 +39,20 @@ pub struct TopUp {
     pub paid_at: Option<Timestamp>,
 }
 
+impl TopUp {
+    /// Where it is at `now`: a pending one expires by itself, whether or not that was written down yet.
+    #[must_use]
+    pub fn status_at(&self, now: Timestamp) -> TopUpStatus {
+        match self.status {
+            TopUpStatus::Pending if self.expires_at <= now => TopUpStatus::Expired,
+            status => status,
+        }
+    }
+}
+
+/// The same in SQL.
+const STATUS_AT: &str = "case when status = 'pending' and expires_at <= $1 then 'expired' else status end";
+
 /// A wish to pay by bank transfer, validated.
 #[derive(Debug, Clone)]
 pub struct NewTopUp {
@@ -149,7 +163,9 @@ pub fn prove(tx: &mut dyn Tx, scope: Scope, id: TopUpId, url: &str) -> Decision<
     if top_up.payment_method != PaymentMethod::BankTransfer {
         return refuse(TopUpRefusal::NotABankTransfer);
     }
-    let Some(status) = top_up.status.after(TopUpEvent::Prove) else { return refuse(TopUpRefusal::AlreadyDecided) };
+    let Some(status) = top_up.status_at(tx.now()).after(TopUpEvent::Prove) else {
+        return refuse(TopUpRefusal::AlreadyDecided);
+    };
     change_one(
         tx,
         "update top_ups set status = $1, transfer_proof_url = $2 where id = $3 and status = $4",
@@ -244,7 +260,9 @@ pub fn approve(
 /// [`TopUpRefusal`].
 pub fn reject(tx: &mut dyn Tx, act: &Act, id: TopUpId, reason: &str) -> Decision<TopUp, TopUpRefusal> {
     let top_up = locked_top_up(tx, id)?;
-    let Some(status) = top_up.status.after(TopUpEvent::Reject) else { return refuse(TopUpRefusal::AlreadyDecided) };
+    let Some(status) = top_up.status_at(tx.now()).after(TopUpEvent::Reject) else {
+        return refuse(TopUpRefusal::AlreadyDecided);
+    };
     change_one(
         tx,
         "update top_ups set status = $1, rejection_reason = $2 where id = $3 and status = $4",
@@ -315,6 +333,7 @@ pub fn of_tenant(
 /// [`Fault`].
 pub fn list(
     snapshot: &mut dyn Snapshot,
+    now: Timestamp,
     tenant: TenantId,
     mode: Mode,
     status: Option<TopUpStatus>,
@@ -323,14 +342,21 @@ pub fn list(
 ) -> Result<Vec<TopUp>, Fault> {
     let below = cursor.map_or_else(uuid::Uuid::max, TopUpId::uuid);
     let sql = format!(
-        "select {TOP_UP} where tenant_id = $1 and mode = $2 and id < $3 and ($4 is null or status = $4)
-         order by id desc limit $5"
+        "select {TOP_UP} where ({STATUS_AT} = $2 or $2 is null) and tenant_id = $3 and mode = $4 and id < $5
+         order by id desc limit $6"
     );
     let status = status.map(TopUpStatus::word);
     collect(
         snapshot,
         &sql,
-        &[tenant.as_bytes().into(), mode.word().into(), below.as_bytes().into(), status.into(), limit.into()],
+        &[
+            now.into(),
+            status.into(),
+            tenant.as_bytes().into(),
+            mode.word().into(),
+            below.as_bytes().into(),
+            limit.into(),
+        ],
         top_up,
     )
 }
@@ -341,6 +367,7 @@ pub fn list(
 /// [`Fault`].
 pub fn list_all(
     snapshot: &mut dyn Snapshot,
+    now: Timestamp,
     status: Option<TopUpStatus>,
     reference: Option<&str>,
     cursor: Option<TopUpId>,
@@ -348,9 +375,14 @@ pub fn list_all(
 ) -> Result<Vec<TopUp>, Fault> {
     let below = cursor.map_or_else(uuid::Uuid::max, TopUpId::uuid);
     let sql = format!(
-        "select {TOP_UP} where id < $1 and ($2 is null or status = $2) and ($3 is null or reference = $3)
-         order by id desc limit $4"
+        "select {TOP_UP} where ({STATUS_AT} = $2 or $2 is null) and id < $3 and ($4 is null or reference = $4)
+         order by id desc limit $5"
     );
     let status = status.map(TopUpStatus::word);
-    collect(snapshot, &sql, &[below.as_bytes().into(), status.into(), reference.into(), limit.into()], top_up)
+    collect(
+        snapshot,
+        &sql,
+        &[now.into(), status.into(), below.as_bytes().into(), reference.into(), limit.into()],
+        top_up,
+    )
 }

@@ -46,11 +46,11 @@ pub struct BegunTopUp<'a> {
 }
 
 impl<'a> BegunTopUp<'a> {
-    fn new(top_up: &'a TopUp, bank: Option<&'a BankDetails>) -> Self {
+    fn new(top_up: &'a TopUp, status: TopUpStatus, bank: Option<&'a BankDetails>) -> Self {
         let bank_transfer = bank.filter(|_| top_up.payment_method == PaymentMethod::BankTransfer);
         Self {
             order_id: Id(top_up.id.uuid()),
-            status: top_up.status.word(),
+            status: status.word(),
             amount: Amount(top_up.amount),
             currency: top_up.amount.currency().code(),
             payment_method: top_up.payment_method.word(),
@@ -90,7 +90,7 @@ impl<'a> TopUpView<'a> {
     #[must_use]
     pub fn new(platform: &'a Platform, top_up: &'a TopUp) -> Self {
         Self {
-            begun: BegunTopUp::new(top_up, platform.config.bank_details()),
+            begun: BegunTopUp::new(top_up, top_up.status_at(platform.clock.now()), platform.config.bank_details()),
             transfer_proof_url: top_up.transfer_proof_url.as_deref(),
             rejection_reason: top_up.rejection_reason.as_deref(),
             credited_amount: top_up.credited.map(Amount),
@@ -173,7 +173,7 @@ pub async fn begin(call: TenantCall) -> Result<Answer, Problem> {
         key: call.idempotency()?,
     };
     let (top_up, replayed) = platform.store.write(move |tx| top_up::begin(tx, &new)).await?;
-    let answer = Answer::json(201, "Top-up begun", &BegunTopUp::new(&top_up, bank));
+    let answer = Answer::json(201, "Top-up begun", &BegunTopUp::new(&top_up, top_up.status, bank));
     Ok(answer.replayed(replayed))
 }
 
@@ -191,12 +191,12 @@ pub const LIST_QUERY: &[Field] = &[
 pub async fn list(call: TenantCall) -> Result<Answer, Problem> {
     let scope = call.scope();
     let status = call.query.parse("status");
-    let cursor = call.cursor()?.map(TopUpId::new);
+    let (cursor, now) = (call.cursor()?.map(TopUpId::new), call.platform.clock.now());
     let limit = call.limit();
     let found = call
         .platform
         .store
-        .read(move |snapshot| top_up::list(snapshot, scope.tenant, scope.mode, status, cursor, limit + 1))
+        .read(move |snapshot| top_up::list(snapshot, now, scope.tenant, scope.mode, status, cursor, limit + 1))
         .await?;
     Ok(list_answer(&call.platform, &found, limit))
 }

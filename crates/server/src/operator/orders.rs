@@ -258,9 +258,6 @@ pub async fn resolve(call: OperatorCall) -> Result<Answer, Problem> {
     let id: OrderId = call.id("orderId")?;
     let sold = call.body.text("outcome") == Some("sold");
     let profiles = if sold {
-        if !call.body.has("esims") {
-            return Err(Problem::field("esims", "required", "is missing: what was sold must be delivered"));
-        }
         let profiles: Result<Vec<Profile>, Problem> =
             call.body.objects("esims").enumerate().map(|(index, esim)| profile(index, &esim)).collect();
         Some(profiles?)
@@ -320,6 +317,9 @@ impl From<ResolveRefusal> for Problem {
             ResolveRefusal::NotFound => Self::not_found(),
             ResolveRefusal::NotUnknown => {
                 Self::new(Code::NotUnknown, "What became of this order is known; there is nothing to resolve.")
+            }
+            ResolveRefusal::EsimsNeeded => {
+                Self::field("esims", "required", "is missing: what was sold must be delivered")
             }
             ResolveRefusal::TooManyEsims => Self::field("esims", "too_many", "are more than the order has"),
         }

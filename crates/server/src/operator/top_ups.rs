@@ -64,12 +64,12 @@ pub async fn list(call: OperatorCall) -> Result<Answer, Problem> {
     let status = call.query.parse("status");
     let plain = |text: &str| text.split_whitespace().collect::<String>().to_uppercase();
     let reference = call.query.text("reference").map(plain);
-    let cursor = call.cursor()?.map(TopUpId::new);
+    let (cursor, now) = (call.cursor()?.map(TopUpId::new), call.platform.clock.now());
     let limit = call.limit();
     let found = call
         .platform
         .store
-        .read(move |snapshot| top_up::list_all(snapshot, status, reference.as_deref(), cursor, limit + 1))
+        .read(move |snapshot| top_up::list_all(snapshot, now, status, reference.as_deref(), cursor, limit + 1))
         .await?;
     let (found, next_cursor) = super::page(found, limit, |top_up| top_up.id.uuid());
     let top_ups = found.iter().map(|top_up| OperatorTopUp::new(&call, top_up)).collect();

@@ -224,7 +224,9 @@ async fn export_cells_never_run_as_formulas() {
     }
     let found = rows(&partner.get(EXPORT).await);
     assert_eq!(found.len(), taken.len(), "a line break or a quote in a cell begins no new row");
-    assert_eq!(found, expected(&listed(&partner, "").await));
+    for (found, expected) in found.iter().zip(expected(&listed(&partner, "").await)) {
+        assert_eq!(*found, expected);
+    }
     for row in &found {
         for cell in row {
             assert!(!cell.starts_with(RUNNING), "{cell:?} would run");

@@ -107,7 +107,7 @@ async fn check_out(wallet: &mut Wallet, dice: &mut Dice, key: &str) {
     let lines = 1 + dice.below(3);
     let (mut items, mut names) = (Vec::new(), Vec::new());
     for _ in 0..lines {
-        let name: &'static str = *dice.pick(&BOUGHT);
+        let name = *dice.pick(&BOUGHT);
         items.push(json!({"planId": wallet.plans[name], "quantity": 1 + dice.below(4)}));
         names.push(name);
     }

@@ -169,11 +169,6 @@ impl Caller {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
-    /// The same caller without a token.
-    pub fn stranger(&self) -> Self {
-        Self { token: None, ..self.clone() }
-    }
-
     /// Buys one line of `quantity` eSIMs of the plan and returns `data`.
     #[track_caller]
     pub fn buy(&self, plan: &str, quantity: u32) -> impl Future<Output = Value> {
