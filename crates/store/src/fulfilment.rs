@@ -524,13 +524,18 @@ pub fn end_job(tx: &mut dyn Tx, leased: &Leased) -> Decision<(), LeaseLost> {
     Ok(())
 }
 
-/// Gives a job back untouched: its provider is not there, or the process is stopping.
+/// Gives a job back untouched: its provider is not there, or the process is stopping. Only for a worker
+/// that has sent nothing.
 ///
 /// # Errors
 /// [`LeaseLost`].
 pub fn postpone(tx: &mut dyn Tx, leased: &Leased, reason: &str, attempts_before_dead: u32) -> Decision<(), LeaseLost> {
     if !hold(tx, leased)? {
         return refuse(LeaseLost);
+    }
+    // The recorded intent was not carried out: without this, the next worker would take it for a lost answer.
+    if let Task::Fulfil { placement, step: Step::Place } = &leased.task {
+        store_progress(tx, placement, Progress { state: PlacementState::Waiting, ..placement.progress })?;
     }
     let attempts =
         row(tx, "select attempts from jobs where id = $1", &[leased.job.as_bytes().into()], |row| number(row.int(0)?))?
