@@ -561,6 +561,16 @@ pub fn record_cancellations(
     }
     let mut later = None;
     for (esim, answer) in answers {
+        // Two jobs of one order ask for the same eSIMs: what the other one settled meanwhile is settled.
+        let cancelling = row(
+            tx,
+            "select 1 from esims where id = $1 and state = 'cancelling'",
+            &[esim.as_bytes().into()],
+            |_| Ok(()),
+        )?;
+        if cancelling.is_none() {
+            continue;
+        }
         match answer {
             Cancellation::Cancelled => take_back(tx, leased.order, *esim)?,
             Cancellation::Refused { reason } => keep(tx, *esim, reason)?,
