@@ -659,7 +659,7 @@ fn settle_cancellation(tx: &mut dyn Tx, id: OrderId) -> Result<(), Fault> {
 pub enum ResolveRefusal {
     /// There is no such order.
     NotFound,
-    /// None of its placements is unknown.
+    /// None of its placements is unknown, or was accepted and then given up.
     NotUnknown,
     /// More profiles than the placement asked for.
     TooManyEsims,
@@ -679,14 +679,19 @@ pub fn resolve(
 ) -> Decision<(), ResolveRefusal> {
     let Some(order) = order::find(tx, id)? else { return refuse(ResolveRefusal::NotFound) };
     lock_existing(tx, order.tenant, order.mode)?;
-    let unknown = |placement: &Placement| placement.progress.state == PlacementState::Unknown;
+    let job = row(tx, "select id, state from jobs where id = $1 and kind = 'fulfil'", &[id.as_bytes().into()], |row| {
+        Ok((JobId::from_slice(row.bytes(0)?)?, row.text(1)?.parse::<JobState>()?))
+    })?;
+    let Some((job, job_state)) = job else { return refuse(ResolveRefusal::NotUnknown) };
+    // An upstream that took the order and then fell silent for good leaves it as unknown as a lost answer does.
+    let unknown = |placement: &Placement| match placement.progress.state {
+        PlacementState::Unknown => true,
+        PlacementState::Placing | PlacementState::Accepted => job_state == JobState::Dead,
+        PlacementState::Waiting | PlacementState::Done | PlacementState::Refused | PlacementState::Abandoned => false,
+    };
     let Some(placement) = placements(tx, id)?.into_iter().find(unknown) else {
         return refuse(ResolveRefusal::NotUnknown);
     };
-    let job = row(tx, "select id from jobs where id = $1 and kind = 'fulfil'", &[id.as_bytes().into()], |row| {
-        Ok(JobId::from_slice(row.bytes(0)?)?)
-    })?
-    .ok_or_else(|| Fault::Bug(format!("order {id} has an unknown placement and no job")))?;
     let (state, ruling) = match sold {
         Some(profiles) if profiles.len() > usize::try_from(placement.quantity).unwrap_or(usize::MAX) => {
             return refuse(ResolveRefusal::TooManyEsims);
