@@ -459,6 +459,9 @@ pub(crate) fn finish_or_go_on(tx: &mut dyn Tx, job: JobId, id: OrderId, failure:
     }
     let open = placements(tx, id)?.iter().any(|placement| !placement.progress.state.is_final());
     if open {
+        // No entry of the ledger tells the index of a part, so it is told here.
+        let order = must_find(tx, id)?;
+        crate::index::list_iccids(tx, &order)?;
         let now = tx.now();
         return reschedule(tx, job, JobState::Ready, now, None);
     }
@@ -562,12 +565,10 @@ pub fn record_cancellations(
     let mut later = None;
     for (esim, answer) in answers {
         // Two jobs of one order ask for the same eSIMs: what the other one settled meanwhile is settled.
-        let cancelling = row(
-            tx,
-            "select 1 from esims where id = $1 and state = 'cancelling'",
-            &[esim.as_bytes().into()],
-            |_| Ok(()),
-        )?;
+        let cancelling =
+            row(tx, "select 1 from esims where id = $1 and state = 'cancelling'", &[esim.as_bytes().into()], |_| {
+                Ok(())
+            })?;
         if cancelling.is_none() {
             continue;
         }
@@ -679,9 +680,10 @@ pub fn resolve(
 ) -> Decision<(), ResolveRefusal> {
     let Some(order) = order::find(tx, id)? else { return refuse(ResolveRefusal::NotFound) };
     lock_existing(tx, order.tenant, order.mode)?;
-    let job = row(tx, "select id, state from jobs where id = $1 and kind = 'fulfil'", &[id.as_bytes().into()], |row| {
-        Ok((JobId::from_slice(row.bytes(0)?)?, row.text(1)?.parse::<JobState>()?))
-    })?;
+    let job =
+        row(tx, "select id, state from jobs where id = $1 and kind = 'fulfil'", &[id.as_bytes().into()], |row| {
+            Ok((JobId::from_slice(row.bytes(0)?)?, row.text(1)?.parse::<JobState>()?))
+        })?;
     let Some((job, job_state)) = job else { return refuse(ResolveRefusal::NotUnknown) };
     // An upstream that took the order and then fell silent for good leaves it as unknown as a lost answer does.
     let unknown = |placement: &Placement| match placement.progress.state {
