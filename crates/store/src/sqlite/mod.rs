@@ -12,9 +12,10 @@ use domain::time::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use transaction::{Memory, Random, SqliteSnapshot, fault};
 use uuid::Uuid;
@@ -25,6 +26,8 @@ use writer::{MOST_IN_GROUP, Submitted, Waiting, Writer};
 const READERS: usize = 3;
 /// Frames in the write-ahead log beyond which the writer pauses to reset it (4 KiB each).
 const MOST_LOG_FRAMES: i64 = 24_576;
+/// Between two checkpoints.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(200);
 
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -61,7 +64,7 @@ fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> OpenError {
 
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(256);
     connection.pragma_update(None, "temp_store", "memory")?;
     Ok(connection)
@@ -260,15 +263,25 @@ fn read_until_closed(connection: &Connection, reads: &Mutex<Receiver<Read>>) {
 }
 
 fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_log: &AtomicBool) {
-    while dirty.recv().is_ok() {
+    let mut again = false;
+    while again || dirty.recv().is_ok() {
         let frames = connection.query_row("pragma wal_checkpoint(passive)", [], |row| row.get::<_, i64>(1));
         match frames {
             Ok(frames) if frames > MOST_LOG_FRAMES => reset_log.store(true, Ordering::Relaxed),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "a checkpoint failed"),
         }
-        // Copying pages in larger portions writes a page that changed often only once.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        // Copying pages in larger portions writes a page that changed often only once. The end of the
+        // writer ends the pause, too: nobody waits for it at a stop.
+        let pause_ends = Instant::now() + CHECKPOINT_PAUSE;
+        again = false;
+        loop {
+            match dirty.recv_timeout(pause_ends.saturating_duration_since(Instant::now())) {
+                Ok(()) => again = true,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 }
 
