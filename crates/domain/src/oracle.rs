@@ -969,6 +969,7 @@ impl Oracle {
         said: &[(EsimId, Back)],
     ) -> Result<(), Refusal> {
         let job = self.held_job(id, ticket)?;
+        let mut later = false;
         for (esim, back) in said {
             let order = self.orders.get_mut(&job.order).ok_or(Refusal::NotFound)?;
             let (world, left, price) = (order.world, order.total().saturating_sub(order.refunded), order.unit_price);
@@ -978,7 +979,7 @@ impl Oracle {
                 continue;
             };
             match back {
-                Back::Later => {}
+                Back::Later => later = true,
                 Back::Kept => came.state = EsimState::Delivered,
                 Back::Taken => {
                     let given = price.saturating_sub(came.refunded).min(left);
@@ -991,7 +992,7 @@ impl Oracle {
                 }
             }
         }
-        if said.iter().any(|(_, back)| *back == Back::Later) {
+        if later {
             self.put_back(id, false);
         } else {
             self.jobs.remove(&id);
