@@ -214,6 +214,14 @@ fn read_snapshot<T>(
     found
 }
 
+/// The largest id of all tables that are keyed by an id made here.
+const LAST_ID: &str = "select max(id) from (
+    select max(id) as id from tenants union all select max(id) from users union all select max(id) from operators
+    union all select max(id) from sessions union all select max(id) from api_keys union all select max(id) from plans
+    union all select max(id) from orders union all select max(id) from jobs union all select max(id) from ledger_entries
+    union all select max(id) from top_ups union all select max(id) from inquiries union all select max(id) from audit_log
+    union all select max(result_id) from idempotency_keys)";
+
 /// Loads what the writer keeps in memory: the newest idempotency keys, and the last id.
 fn recall_memory(connection: &Connection, seed: u64) -> rusqlite::Result<Memory> {
     let mut keys = keys::Keys::default();
@@ -229,7 +237,10 @@ fn recall_memory(connection: &Connection, seed: u64) -> rusqlite::Result<Memory>
     }
     let spilled = connection.query_row("select exists (select 1 from idempotency_index)", [], |row| row.get(0))?;
     keys.set_spilled(spilled);
-    Ok(Memory { ids: IdSequence::default(), random: Random(seed), keys, events: Vec::new() })
+    // The ledger and its index go by the order of ids: it must hold over a restart with the clock set back, too.
+    let last: Option<[u8; 16]> = connection.query_row(LAST_ID, [], |row| row.get(0))?;
+    let ids = last.map_or_else(IdSequence::default, |last| IdSequence::after(Uuid::from_bytes(last)));
+    Ok(Memory { ids, random: Random(seed), keys, events: Vec::new() })
 }
 
 fn write_until_closed(mut writer: Writer, waiting: &Receiver<Box<dyn Waiting>>, dirty: &SyncSender<()>) {
