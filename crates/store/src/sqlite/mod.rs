@@ -225,12 +225,20 @@ const LAST_ID: &str = "select max(id) from (
 /// Loads what the writer keeps in memory: the newest idempotency keys, and the last id.
 fn recall_memory(connection: &Connection, seed: u64) -> rusqlite::Result<Memory> {
     let mut keys = keys::Keys::default();
-    let limit = i64::try_from(keys::MOST_IN_MEMORY).unwrap_or(i64::MAX);
     let mut statement =
-        connection.prepare("select key_hash, result_id from idempotency_keys order by result_id desc limit ?1")?;
-    let mut newest = statement
-        .query_map([limit], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, [u8; 16]>(1)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+        connection.prepare("select key_hash, result_id from idempotency_keys order by result_id desc")?;
+    let mut on_disk = connection.prepare("select 1 from idempotency_index where key_hash = ?1")?;
+    let mut newest: Vec<([u8; 16], [u8; 16])> = Vec::new();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (key, result) = (row.get(0)?, row.get(1)?);
+        // The oldest keys are moved to disk first, so from here on all are there. Beyond the limit there are
+        // keys that are not, when the process ended before it moved them.
+        if newest.len() >= keys::MOST_IN_MEMORY && on_disk.exists([&key])? {
+            break;
+        }
+        newest.push((key, result));
+    }
     newest.reverse();
     for (key, result) in newest {
         keys.load(key, Uuid::from_bytes(result));
