@@ -64,7 +64,7 @@ impl Books {
 
     fn columns(&self, table: &str) -> Vec<String> {
         let statement = self.raw.prepare(&format!("select * from {table}")).unwrap();
-        statement.column_names().into_iter().map(str::to_owned).collect()
+        statement.column_names().map(str::to_owned).collect()
     }
 
     /// All rows in order of their keys, as they lie there.

@@ -134,9 +134,9 @@ impl Random {
     }
 }
 
-/// The seed of a randomised test: `STORE_SEED`, or the test's own.
+/// The seed of a randomised test: `STORE_SEED`, a number, or the test's own.
 pub fn seed(own: u64) -> u64 {
-    std::env::var("STORE_SEED").ok().map_or(own, |text| text.parse().expect("STORE_SEED is a number"))
+    std::env::var("STORE_SEED").ok().map_or(own, |text| text.parse().unwrap())
 }
 
 /// An open database, and the thread that waits for it.
