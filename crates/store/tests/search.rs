@@ -62,7 +62,7 @@ fn a_search_that_stops_early_goes_on_where_it_stopped() {
         wish.traveller.email = Some("ann@example.com".to_owned());
         wish
     };
-    let rare = [many, few].map(|of| {
+    let rare = [few, many].map(|of| {
         let wish = place(of, 1);
         let order = db.write(move |tx| place_orders(tx, &wish)).unwrap().orders[0].id;
         answer_next(&db, &Outcome::Refused { code: "no".to_owned(), message: "no".to_owned() });
