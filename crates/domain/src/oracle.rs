@@ -547,21 +547,27 @@ impl Oracle {
         Ok(())
     }
 
-    /// Corrects a balance.
+    /// Corrects a balance. The flag says whether it is the answer of an earlier request; likewise below.
     ///
     /// # Errors
     /// [`Refusal::NotFound`], [`Refusal::KeyReused`], [`Refusal::TooLarge`].
-    pub fn adjust(&mut self, now: Timestamp, world: World, amount: i64, key: Option<Key>) -> Result<Moved, Refusal> {
+    pub fn adjust(
+        &mut self,
+        now: Timestamp,
+        world: World,
+        amount: i64,
+        key: Option<Key>,
+    ) -> Result<(Moved, bool), Refusal> {
         if !self.partners.contains_key(&world.0) {
             return Err(Refusal::NotFound);
         }
         if let Some(Answer::Adjusted(moved)) = self.recall(key)? {
-            return Ok(moved);
+            return Ok((moved, true));
         }
         self.in_range(world, amount)?;
         let moved = self.corrected(now, world, amount);
         self.remember(key, Answer::Adjusted(moved));
-        Ok(moved)
+        Ok((moved, false))
     }
 
     fn in_range(&self, world: World, amount: i64) -> Result<(), Refusal> {
@@ -1004,12 +1010,12 @@ impl Oracle {
     ///
     /// # Errors
     /// The refusals of a refund.
-    pub fn refund(&mut self, now: Timestamp, id: OrderId, what: &GiveBack, key: Option<Key>) -> Result<(), Refusal> {
+    pub fn refund(&mut self, now: Timestamp, id: OrderId, what: &GiveBack, key: Option<Key>) -> Result<bool, Refusal> {
         if !self.orders.contains_key(&id) {
             return Err(Refusal::NotFound);
         }
         if self.recall(key)?.is_some() {
-            return Ok(());
+            return Ok(true);
         }
         let order = self.orders.get_mut(&id).ok_or(Refusal::NotFound)?;
         if order.status == OrderStatus::Processing {
@@ -1054,7 +1060,7 @@ impl Oracle {
         let moved = Self::of_order(EntryKind::Refund, amount, id);
         self.credit(now, world, Account::Sales, moved);
         self.remember(key, Answer::Done);
-        Ok(())
+        Ok(false)
     }
 
     // Top-ups.
@@ -1124,14 +1130,14 @@ impl Oracle {
         id: TopUpId,
         received: Option<i64>,
         key: Option<Key>,
-    ) -> Result<Deposit, Refusal> {
+    ) -> Result<(Deposit, bool), Refusal> {
         let deposit = self.top_ups.get(&id).copied().ok_or(Refusal::NotFound)?;
         if self.recall(key)?.is_some() {
-            return Ok(deposit);
+            return Ok((deposit, true));
         }
         let deposit = self.paid(now, id, received.unwrap_or(deposit.amount))?;
         self.remember(key, Answer::Done);
-        Ok(deposit)
+        Ok((deposit, false))
     }
 
     /// The operator refuses a top-up.

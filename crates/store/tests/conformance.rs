@@ -262,6 +262,13 @@ struct Held {
     work: Work,
 }
 
+/// Whose list of orders.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Tenant(World),
+    Operator(Option<Mode>),
+}
+
 struct Game {
     folder: Folder,
     open: Open,
@@ -648,9 +655,10 @@ impl Game {
             GiveBack::Esims(esims) => OperatorRefund::Esims(esims.clone()),
         };
         let stored = key.map(stored);
-        let decision = decided(self.db().write(move |tx| refund_by_operator(tx, order, &asked, "reason", stored)));
+        let decision =
+            decided(self.db().write(move |tx| refund_by_operator(tx, &act(), order, &asked, "reason", stored)));
         let expected = self.oracle.refund(self.clock.now(), order, &what, key);
-        self.same("refund", &decision.map(|_| ()), &expected);
+        self.same("refund", &decision.map(|(_, replayed)| replayed), &expected);
     }
 
     fn begin_top_up(&mut self) {
@@ -719,7 +727,8 @@ impl Game {
                 let decision =
                     decided(self.db().write(move |tx| store::top_up::approve(tx, &act(), id, amount, stored)));
                 let expected = self.oracle.approve(self.clock.now(), id, received, key);
-                self.same("approve", &decision.map(|top_up| Self::deposit(&top_up)), &expected);
+                let decision = decision.map(|(top_up, replayed)| (Self::deposit(&top_up), replayed));
+                self.same("approve", &decision, &expected);
             }
         }
     }
@@ -739,7 +748,8 @@ impl Game {
                 .write(move |tx| store::tenant::adjust(tx, &act(), world.0, world.1, usd(amount), "reason", stored)),
         );
         let expected = self.oracle.adjust(self.clock.now(), world, amount, key);
-        self.same("adjust", &decision.map(|transaction| moved(&transaction)), &expected);
+        let decision = decision.map(|(transaction, replayed)| (moved(&transaction), replayed));
+        self.same("adjust", &decision, &expected);
     }
 
     fn status_or_limit(&mut self) {
@@ -795,7 +805,7 @@ impl Game {
         });
         let profiles: Option<Vec<Profile>> =
             sold.as_ref().map(|iccids| iccids.iter().map(|iccid| profile(iccid)).collect());
-        let decision = decided(self.db().write(move |tx| resolve(tx, order, profiles.as_deref())));
+        let decision = decided(self.db().write(move |tx| resolve(tx, &act(), order, profiles.as_deref(), "reason")));
         let expected = self.oracle.resolve(self.clock.now(), order, sold);
         self.same("resolve", &decision, &expected);
     }
@@ -914,10 +924,11 @@ impl Game {
                 self.db().index_all();
             }
             for (world, filter) in &questions {
-                self.check_orders(Some(*world), filter);
+                self.check_orders(Asked::Tenant(*world), filter);
             }
             for (_, filter) in questions.iter().rev().take(8) {
-                self.check_orders(None, filter);
+                let mode = self.random.pick(&[None, Some(Mode::Live), Some(Mode::Test)]);
+                self.check_orders(Asked::Operator(mode), filter);
             }
             for world in &worlds {
                 self.check_transactions(*world);
@@ -971,16 +982,24 @@ impl Game {
         filter
     }
 
-    fn check_orders(&mut self, world: Option<World>, filter: &OrderFilter) {
-        let expected = self.oracle.orders(world, filter);
+    fn check_orders(&mut self, who: Asked, filter: &OrderFilter) {
+        let expected = match who {
+            Asked::Tenant(world) => self.oracle.orders(Some(world), filter),
+            Asked::Operator(mode) => {
+                let mut all = self.oracle.orders(None, filter);
+                let of_mode = |id: &OrderId| self.oracle.order(*id).is_some_and(|order| mode == Some(order.world.1));
+                all.retain(|id| mode.is_none() || of_mode(id));
+                all
+            }
+        };
         let mut found = Vec::new();
         let mut cursor = None;
         loop {
             let limit = 1 + self.random.index(25);
             let asked = filter.clone();
-            let page = self.db().read(move |snapshot| match world {
-                Some((tenant, mode)) => store::order::list(snapshot, tenant, mode, &asked, cursor, limit),
-                None => store::order::list_all(snapshot, &asked, cursor, limit),
+            let page = self.db().read(move |snapshot| match who {
+                Asked::Tenant((tenant, mode)) => store::order::list(snapshot, tenant, mode, &asked, cursor, limit),
+                Asked::Operator(mode) => store::order::list_all(snapshot, mode, &asked, cursor, limit),
             });
             assert!(page.orders.len() <= limit);
             found.extend(page.orders);
@@ -990,7 +1009,7 @@ impl Game {
             }
         }
         let ids: Vec<OrderId> = found.iter().map(|order| order.id).collect();
-        self.same(&format!("orders of {world:?} by {filter:?}"), &ids, &expected);
+        self.same(&format!("orders of {who:?} by {filter:?}"), &ids, &expected);
         for order in found {
             let known = self.oracle.order(order.id).expect("known");
             self.same("order's status", &order.status, &known.status);

@@ -532,9 +532,9 @@ fn the_operators_word_beats_a_look_up_under_way() {
         let heard = shop.call(&leased, Break::Not);
         let profiles = shop.upstream.sold[&placement_reference(order, 1)].clone();
         let said = sold.then_some(profiles);
-        shop.db().write(move |tx| resolve(tx, order, said.as_deref())).unwrap();
+        shop.db().write(move |tx| resolve(tx, &act(), order, said.as_deref(), "reason")).unwrap();
         assert_eq!(shop.record(&leased, heard), Err(Failure::Refused(LeaseLost)));
-        let again = shop.db().write(move |tx| resolve(tx, order, None));
+        let again = shop.db().write(move |tx| resolve(tx, &act(), order, None, "reason"));
         assert_eq!(again, Err(Failure::Refused(ResolveRefusal::NotUnknown)));
         if !sold {
             shop.upstream.sold.remove(&placement_reference(order, 1));
@@ -552,10 +552,10 @@ fn a_look_up_that_was_faster_leaves_nothing_to_resolve() {
     let order = shop.order(3);
     shop.step(Break::AnswerLost, Crash::LeaseEnds);
     let too_many = vec![profile("1"), profile("2"), profile("3"), profile("4")];
-    let refused = shop.db().write(move |tx| resolve(tx, order, Some(&too_many)));
+    let refused = shop.db().write(move |tx| resolve(tx, &act(), order, Some(&too_many), "reason"));
     assert_eq!(refused, Err(Failure::Refused(ResolveRefusal::TooManyEsims)));
     shop.step(Break::Not, Crash::LeaseEnds);
-    let refused = shop.db().write(move |tx| resolve(tx, order, None));
+    let refused = shop.db().write(move |tx| resolve(tx, &act(), order, None, "reason"));
     assert_eq!(refused, Err(Failure::Refused(ResolveRefusal::NotUnknown)));
     shop.check(order, "looked up");
 }
@@ -566,7 +566,7 @@ fn an_accepted_order_whose_upstream_falls_silent_can_be_resolved() {
         let mut shop = Shop::new();
         let order = shop.order(3);
         shop.step(Break::Provisioning, Crash::LeaseEnds);
-        let early = shop.db().write(move |tx| resolve(tx, order, None));
+        let early = shop.db().write(move |tx| resolve(tx, &act(), order, None, "reason"));
         assert_eq!(early, Err(Failure::Refused(ResolveRefusal::NotUnknown)), "it is still being worked on");
         for _ in 0..3 {
             shop.step(Break::AnswerLost, Crash::LeaseEnds);
@@ -579,7 +579,7 @@ fn an_accepted_order_whose_upstream_falls_silent_can_be_resolved() {
             shop.upstream.sold.clear();
         }
         let said = sold.then_some(profiles);
-        shop.db().write(move |tx| resolve(tx, order, said.as_deref())).unwrap();
+        shop.db().write(move |tx| resolve(tx, &act(), order, said.as_deref(), "reason")).unwrap();
         shop.check(order, "resolved");
         assert_eq!(shop.job(job_of(order)), None);
     }
@@ -596,7 +596,7 @@ fn a_job_that_fails_three_times_is_dead_until_the_operator_tries_again() {
     assert!(!shop.step(Break::Not, Crash::LeaseEnds), "nobody works on a dead job");
     let dead = shop.db().read(move |snapshot| store::job::dead_of_order(snapshot, order)).unwrap();
     assert_eq!((dead.state, dead.reason.as_deref()), (JobState::Dead, Some("the connection closed")));
-    let refused = shop.db().write(move |tx| resolve(tx, order, None));
+    let refused = shop.db().write(move |tx| resolve(tx, &act(), order, None, "reason"));
     assert_eq!(refused, Err(Failure::Refused(ResolveRefusal::NotUnknown)), "it surely was not sold");
     shop.db().write(move |tx| store::job::retry(tx, &act(), dead.id)).unwrap();
     let twice = shop.db().write(move |tx| store::job::retry(tx, &act(), dead.id));
@@ -640,7 +640,7 @@ fn an_unknown_outcome_is_never_abandoned() {
     let refused = shop.db().write(move |tx| store::job::abandon(tx, &act(), job_of(order)));
     assert_eq!(refused, Err(Failure::Refused(JobRefusal::OutcomeUnknown)));
     let profiles = shop.upstream.sold[&placement_reference(order, 1)].clone();
-    shop.db().write(move |tx| resolve(tx, order, Some(&profiles))).unwrap();
+    shop.db().write(move |tx| resolve(tx, &act(), order, Some(&profiles), "reason")).unwrap();
     assert_eq!(shop.check(order, "resolved").status, OrderStatus::Completed);
 }
 

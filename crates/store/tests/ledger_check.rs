@@ -1,20 +1,18 @@
 //! What the checks are for: every column of every row of a small ledger is changed behind the program's
 //! back, rows are taken out, put in and cut off, and the check names where. Likewise the audit log.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "clippy knows tests by their attribute, not what they share"
-)]
+#![expect(clippy::unwrap_used, reason = "clippy knows tests by their attribute, not what they share")]
 
 mod world;
 
 use domain::tenant::{Mode, TenantStatus};
 use rusqlite::Connection;
 use rusqlite::types::Value;
+use store::Store;
 use store::checkout::SANDBOX;
 use store::fulfilment::{Heard, OperatorRefund, claim_jobs, record_answer, refund_by_operator};
 use store::ledger::Finding;
+use store::sqlite::Sqlite;
 use store::top_up::NewTopUp;
 use world::*;
 
@@ -44,7 +42,7 @@ impl Books {
             db.write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)).unwrap();
         }
         let refund = OperatorRefund::Amount(usd(100));
-        db.write(move |tx| refund_by_operator(tx, order, &refund, "late", None)).unwrap();
+        db.write(move |tx| refund_by_operator(tx, &act(), order, &refund, "late", None)).unwrap();
         credit(&db, bert, -300);
         db.write(move |tx| store::tenant::set_status(tx, &act(), bert, TenantStatus::Suspended, "why")).unwrap();
         assert_eq!(db.check(), Ok(()));
@@ -54,12 +52,17 @@ impl Books {
         Self { folder, raw }
     }
 
+    /// As the command line reads; damage is never a fault, which would end the test.
+    fn read(&self) -> Db {
+        Db::new(Store::new(Sqlite::open_to_read(&self.folder.file()).unwrap()))
+    }
+
     fn check(&self) -> Result<(), Finding> {
-        store::sqlite::read_only(&self.folder.file(), check_ledger).unwrap().expect("damage is no fault")
+        self.read().read(check_ledger)
     }
 
     fn check_audit(&self) -> Option<String> {
-        store::sqlite::read_only(&self.folder.file(), store::audit::check).unwrap().expect("damage is no fault")
+        self.read().read(store::audit::check)
     }
 
     fn columns(&self, table: &str) -> Vec<String> {
@@ -116,6 +119,7 @@ fn others(value: &Value, nullable: bool, in_use: &[Value]) -> Vec<Value> {
                 Value::Text("x".into()),
             ]
         }
+        Value::Text(text) if text.is_empty() => vec![Value::Text("x".into())],
         Value::Text(text) => {
             let last = text.len() - 1;
             vec![

@@ -89,7 +89,7 @@ fn a_search_that_stops_early_goes_on_where_it_stopped() {
     let mut pages = 0;
     loop {
         let asked = filter.clone();
-        let page = db.read(move |snapshot| store::order::list_all(snapshot, &asked, cursor, 10));
+        let page = db.read(move |snapshot| store::order::list_all(snapshot, None, &asked, cursor, 10));
         pages += 1;
         found.extend(page.orders.iter().map(|order| order.id));
         cursor = page.next;
