@@ -150,6 +150,17 @@ pub struct IdSequence {
 }
 
 impl IdSequence {
+    /// The sequence whose last id was `last`: it goes on above it, whatever the clock says.
+    #[must_use]
+    pub fn after(last: Uuid) -> Self {
+        let bits = last.as_u128();
+        let part = |shift: u32, mask: u32| {
+            u32::try_from(bits.checked_shr(shift).unwrap_or(0) & u128::from(mask)).unwrap_or(mask)
+        };
+        let counter = (part(64, 0xFFF) << 14) | part(48, 0x3FFF);
+        Self { last_ms: u64::try_from(bits >> 80).unwrap_or(u64::MAX), counter }
+    }
+
     /// The time of the next id: `now`, or the last id's time when the clock has stepped back.
     #[must_use]
     pub fn not_before_last(&self, now: Timestamp) -> Timestamp {
@@ -207,6 +218,17 @@ mod tests {
             assert_eq!(made_at(next), Timestamp::from_millis(1_000));
             last = next;
         }
+    }
+
+    #[test]
+    fn a_sequence_goes_on_after_the_last_id_of_another() {
+        let mut sequence = IdSequence::default();
+        for step in 0..50_000 {
+            let last = sequence.next(Timestamp::from_millis(1_000 + step / 20_000), u64::MAX);
+            assert_eq!(IdSequence::after(last), sequence);
+        }
+        let last = sequence.next(Timestamp::from_millis(2_000), u64::MAX);
+        assert!(IdSequence::after(last).next(Timestamp::from_millis(0), 0) > last);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The audit log: who changed what, when and from where. Append-only and chained like the ledger.
+//! The audit log: who changed what, when and from where. Append-only and chained like the ledger;
+//! the head of the chain lies in the settings.
 
 use crate::port::{Fault, Row, Snapshot, Tx, collect, row};
 use domain::id::{AuditId, OperatorId};
@@ -51,6 +52,20 @@ fn link(previous: &[u8], record: &Record) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The hash of the last record; kept apart from the records, so that a cut-off tail is missed.
+fn head(snapshot: &mut dyn Snapshot) -> Result<Vec<u8>, Fault> {
+    let stored = row(snapshot, "select value from settings where name = 'audit_head'", &[], |row| {
+        row.text(0).map(str::to_owned)
+    })?
+    .unwrap_or_default();
+    let byte = |at: usize| stored.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    Ok((0..stored.len()).step_by(2).map_while(byte).collect())
+}
+
 /// Appends a record, in the transaction of the change it is about.
 pub(crate) fn write(
     tx: &mut dyn Tx,
@@ -60,9 +75,7 @@ pub(crate) fn write(
     detail: &str,
     reason: Option<&str>,
 ) -> Result<(), Fault> {
-    let previous =
-        row(tx, "select hash from audit_log order by id desc limit 1", &[], |row| row.bytes(0).map(<[u8]>::to_vec))?
-            .unwrap_or_default();
+    let previous = head(tx)?;
     let record = Record {
         id: AuditId::new(tx.fresh_id()),
         operator: act.operator,
@@ -72,6 +85,7 @@ pub(crate) fn write(
         reason: None,
         address: act.address.clone(),
     };
+    let hash = link(&previous, &record);
     tx.execute(
         "insert into audit_log (id, operator_id, action, subject, detail, address, hash)
          values ($1, $2, $3, $4, $5, $6, $7)",
@@ -82,7 +96,7 @@ pub(crate) fn write(
             subject.into(),
             detail.into(),
             (&record.address).into(),
-            (&link(&previous, &record)).into(),
+            (&hash).into(),
         ],
     )?;
     if let Some(reason) = reason {
@@ -91,6 +105,11 @@ pub(crate) fn write(
             &[record.id.as_bytes().into(), reason.into()],
         )?;
     }
+    tx.execute(
+        "insert into settings (name, value) values ('audit_head', $1)
+         on conflict (name) do update set value = excluded.value",
+        &[(&hex(&hash)).into()],
+    )?;
     Ok(())
 }
 
@@ -128,7 +147,8 @@ pub fn list(
     )
 }
 
-/// Walks the whole chain and returns the id of the first record that does not fit.
+/// Walks the whole chain and returns the id of the first record that does not fit, or `head` where the
+/// chain does not end as it was left.
 ///
 /// # Errors
 /// [`Fault`].
@@ -139,14 +159,19 @@ pub fn check(snapshot: &mut dyn Snapshot) -> Result<Option<String>, Fault> {
         "select id, operator_id, action, subject, detail, address, null, hash from audit_log order by id",
         &[],
         &mut |row| {
-            let found = record(row)?;
-            let hash = row.bytes(7)?;
-            if broken.is_none() && link(&previous, &found) != hash {
-                broken = Some(found.id.to_string());
+            // What cannot be read was changed, too.
+            let (found, hash) = (record(row), row.bytes(7).unwrap_or_default());
+            let fits = found.as_ref().is_ok_and(|found| link(&previous, found) == hash);
+            if broken.is_none() && !fits {
+                let id = row.bytes(0).unwrap_or_default();
+                broken = Some(found.map_or_else(|_| hex(id), |found| found.id.to_string()));
             }
             previous = hash.to_vec();
             Ok(())
         },
     )?;
+    if broken.is_none() && head(snapshot)? != previous {
+        broken = Some("head".to_owned());
+    }
     Ok(broken)
 }

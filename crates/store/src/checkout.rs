@@ -89,10 +89,14 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
     if let Some((key, body)) = &checkout.key
         && let Some(remembered) = tx.recall(key)?
     {
-        if remembered.body_hash != *body {
-            return refuse(CheckoutRefusal::IdempotencyKeyReused);
+        if remembered.body_hash == *body {
+            return Ok(replay(tx, &remembered)?);
         }
-        return Ok(replay(tx, &remembered)?);
+        // Another body is a new wish: whoever may not buy hears that first.
+        return refuse(match locked.status.may_change() {
+            Err(refusal) => CheckoutRefusal::NotAllowed(refusal),
+            Ok(()) => CheckoutRefusal::IdempotencyKeyReused,
+        });
     }
     let mut lines = Vec::with_capacity(checkout.items.len());
     let mut names = Vec::with_capacity(checkout.items.len());

@@ -459,6 +459,9 @@ pub(crate) fn finish_or_go_on(tx: &mut dyn Tx, job: JobId, id: OrderId, failure:
     }
     let open = placements(tx, id)?.iter().any(|placement| !placement.progress.state.is_final());
     if open {
+        // No entry of the ledger tells the index of a part, so it is told here.
+        let order = must_find(tx, id)?;
+        crate::index::list_iccids(tx, &order)?;
         let now = tx.now();
         return reschedule(tx, job, JobState::Ready, now, None);
     }
@@ -524,13 +527,18 @@ pub fn end_job(tx: &mut dyn Tx, leased: &Leased) -> Decision<(), LeaseLost> {
     Ok(())
 }
 
-/// Gives a job back untouched: its provider is not there, or the process is stopping.
+/// Gives a job back untouched: its provider is not there, or the process is stopping. Only for a worker
+/// that has sent nothing.
 ///
 /// # Errors
 /// [`LeaseLost`].
 pub fn postpone(tx: &mut dyn Tx, leased: &Leased, reason: &str, attempts_before_dead: u32) -> Decision<(), LeaseLost> {
     if !hold(tx, leased)? {
         return refuse(LeaseLost);
+    }
+    // The recorded intent was not carried out: without this, the next worker would take it for a lost answer.
+    if let Task::Fulfil { placement, step: Step::Place } = &leased.task {
+        store_progress(tx, placement, Progress { state: PlacementState::Waiting, ..placement.progress })?;
     }
     let attempts =
         row(tx, "select attempts from jobs where id = $1", &[leased.job.as_bytes().into()], |row| number(row.int(0)?))?
@@ -556,6 +564,14 @@ pub fn record_cancellations(
     }
     let mut later = None;
     for (esim, answer) in answers {
+        // Two jobs of one order ask for the same eSIMs: what the other one settled meanwhile is settled.
+        let cancelling =
+            row(tx, "select 1 from esims where id = $1 and state = 'cancelling'", &[esim.as_bytes().into()], |_| {
+                Ok(())
+            })?;
+        if cancelling.is_none() {
+            continue;
+        }
         match answer {
             Cancellation::Cancelled => take_back(tx, leased.order, *esim)?,
             Cancellation::Refused { reason } => keep(tx, *esim, reason)?,
@@ -644,7 +660,7 @@ fn settle_cancellation(tx: &mut dyn Tx, id: OrderId) -> Result<(), Fault> {
 pub enum ResolveRefusal {
     /// There is no such order.
     NotFound,
-    /// None of its placements is unknown.
+    /// None of its placements is unknown, or was accepted and then given up.
     NotUnknown,
     /// It was sold, and there is no profile to deliver.
     EsimsNeeded,
@@ -666,14 +682,20 @@ pub fn resolve(
 ) -> Decision<(), ResolveRefusal> {
     let Some(order) = order::find(tx, id)? else { return refuse(ResolveRefusal::NotFound) };
     lock_existing(tx, order.tenant, order.mode)?;
-    let unknown = |placement: &Placement| placement.progress.state == PlacementState::Unknown;
+    let job =
+        row(tx, "select id, state from jobs where id = $1 and kind = 'fulfil'", &[id.as_bytes().into()], |row| {
+            Ok((JobId::from_slice(row.bytes(0)?)?, row.text(1)?.parse::<JobState>()?))
+        })?;
+    let Some((job, job_state)) = job else { return refuse(ResolveRefusal::NotUnknown) };
+    // An upstream that took the order and then fell silent for good leaves it as unknown as a lost answer does.
+    let unknown = |placement: &Placement| match placement.progress.state {
+        PlacementState::Unknown => true,
+        PlacementState::Placing | PlacementState::Accepted => job_state == JobState::Dead,
+        PlacementState::Waiting | PlacementState::Done | PlacementState::Refused | PlacementState::Abandoned => false,
+    };
     let Some(placement) = placements(tx, id)?.into_iter().find(unknown) else {
         return refuse(ResolveRefusal::NotUnknown);
     };
-    let job = row(tx, "select id from jobs where id = $1 and kind = 'fulfil'", &[id.as_bytes().into()], |row| {
-        Ok(JobId::from_slice(row.bytes(0)?)?)
-    })?
-    .ok_or_else(|| Fault::Bug(format!("order {id} has an unknown placement and no job")))?;
     let (state, ruling) = match sold {
         Some([]) => return refuse(ResolveRefusal::EsimsNeeded),
         Some(profiles) if profiles.len() > usize::try_from(placement.quantity).unwrap_or(usize::MAX) => {

@@ -235,6 +235,25 @@ pub(crate) fn tail(snapshot: &mut dyn Snapshot, tenant: TenantId, mode: Mode) ->
     Ok(tail.into_iter().filter(|entry| entry.tenant == tenant && entry.mode == mode).collect())
 }
 
+/// Lists the ICCIDs an order has so far, before its last part is there. The rest of the index needs no
+/// such call: all else that is searched for comes with the order's creation or with a ledger entry.
+pub(crate) fn list_iccids(tx: &mut dyn Tx, order: &order::Order) -> Result<(), Fault> {
+    for iccid in order.esims.iter().filter_map(|esim| esim.iccid.as_ref()) {
+        tx.execute(
+            "insert into index_entries (tenant_id, mode, kind, key, id) values ($1, $2, $3, $4, $5)
+             on conflict do nothing",
+            &[
+                order.tenant.as_bytes().into(),
+                order.mode.word().into(),
+                Kind::Iccid.word().into(),
+                iccid.into(),
+                order.id.as_bytes().into(),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
 /// Entries the index takes in one command.
 pub const INDEX_BATCH: u32 = 4_096;
 

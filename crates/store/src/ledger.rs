@@ -263,6 +263,8 @@ pub struct Finding {
 #[derive(Debug)]
 pub struct Check {
     expected: HashMap<(TenantId, Mode), Head>,
+    /// Whose balance row cannot be read.
+    unreadable: Option<String>,
     heads: HashMap<(TenantId, Mode), Head>,
     /// Minor units still held for an order.
     held: HashMap<OrderId, i64>,
@@ -287,6 +289,11 @@ fn found(damage: Damage, entry: Option<String>, subject: String) -> Finding {
     Finding { damage, entry, subject }
 }
 
+fn head(row: &dyn Row, tenant: TenantId, mode: Mode) -> Result<Head, Fault> {
+    let balance = Money::new(row.int(3)?, row.text(2)?.parse()?);
+    Ok(Head { tenant, mode, count: row.int(4)?, hash: hash(row.bytes(5)?)?, balance })
+}
+
 impl Check {
     /// Notes where every chain stands now; entries written later are not part of this check.
     ///
@@ -294,6 +301,7 @@ impl Check {
     /// [`Fault`].
     pub fn begin(snapshot: &mut dyn Snapshot) -> Result<Self, Fault> {
         let mut expected = HashMap::new();
+        let mut unreadable = None;
         snapshot.rows(
             "select b.tenant_id, b.mode, t.currency, b.balance, b.entry_count, b.entry_hash
              from balances b join tenants t on t.id = b.tenant_id",
@@ -301,15 +309,19 @@ impl Check {
             &mut |row| {
                 let tenant = TenantId::from_slice(row.bytes(0)?)?;
                 let mode: Mode = row.text(1)?.parse()?;
-                let balance = Money::new(row.int(3)?, row.text(2)?.parse()?);
-                // A malformed hash is damage, not a fault: it is found when it is compared.
-                let hash = row.bytes(5)?.try_into().unwrap_or([0xFF; 32]);
-                expected.insert((tenant, mode), Head { tenant, mode, count: row.int(4)?, hash, balance });
+                // A malformed balance, count or hash is damage, not a fault.
+                match head(row, tenant, mode) {
+                    Ok(head) => {
+                        expected.insert((tenant, mode), head);
+                    }
+                    Err(_) => unreadable = Some(format!("tenant {tenant} ({mode})")),
+                }
                 Ok(())
             },
         )?;
         Ok(Self {
             expected,
+            unreadable,
             heads: HashMap::new(),
             held: HashMap::new(),
             refunded: HashMap::new(),
@@ -386,6 +398,9 @@ impl Check {
     }
 
     fn compare_balances(&self) -> Result<(), Finding> {
+        if let Some(subject) = &self.unreadable {
+            return Err(found(Damage::Unreadable, None, subject.clone()));
+        }
         let mut chains: Vec<_> = self.expected.keys().chain(self.heads.keys()).copied().collect();
         chains.sort_unstable();
         chains.dedup();

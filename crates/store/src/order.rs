@@ -381,17 +381,20 @@ fn search_all(
     let worlds = collect(snapshot, "select tenant_id, mode from balances", &[], |row| {
         Ok((TenantId::from_slice(row.bytes(0)?)?, row.text(1)?.parse::<Mode>()?))
     })?;
-    let mut orders = Vec::new();
-    let mut more = false;
+    let mut orders: Vec<Order> = Vec::new();
+    let mut next = None;
     for (tenant, mode) in worlds.into_iter().filter(|(_, world)| mode.is_none_or(|mode| mode == *world)) {
         let page = list(snapshot, tenant, mode, filter, cursor, limit)?;
-        more |= page.next.is_some();
+        next = next.max(page.next);
         orders.extend(page.orders);
     }
+    // Below the highest place where a search stopped, some tenant's orders have not been looked at yet.
+    orders.retain(|order| next.is_none_or(|next| order.id >= next));
     orders.sort_unstable_by_key(|order| std::cmp::Reverse(order.id));
-    more |= orders.len() > limit;
-    orders.truncate(limit);
-    let next = orders.last().filter(|_| more).map(|last| last.id);
+    if orders.len() > limit {
+        orders.truncate(limit);
+        next = orders.last().map(|last| last.id);
+    }
     Ok(Page { orders, next })
 }
 

@@ -89,13 +89,16 @@ pub enum TopUpRefusal {
 /// [`TopUpRefusal`].
 pub fn begin(tx: &mut dyn Tx, new: &NewTopUp) -> Decision<(TopUp, bool), TopUpRefusal> {
     let locked = lock_existing(tx, new.scope.tenant, new.scope.mode)?;
-    if let Err(refusal) = locked.status.may_change() {
+    let remembered = match &new.key {
+        Some((key, body)) => tx.recall(key)?.map(|remembered| (remembered, remembered.body_hash == *body)),
+        None => None,
+    };
+    // A repeat gets its answer whatever has become of the tenant; everything else is a new wish.
+    if let (Err(refusal), None | Some((_, false))) = (locked.status.may_change(), &remembered) {
         return refuse(TopUpRefusal::NotAllowed(refusal));
     }
-    if let Some((key, body)) = &new.key
-        && let Some(remembered) = tx.recall(key)?
-    {
-        if remembered.body_hash != *body {
+    if let Some((remembered, is_repeat)) = remembered {
+        if !is_repeat {
             return refuse(TopUpRefusal::IdempotencyKeyReused);
         }
         let found = find(tx, TopUpId::new(remembered.result))?;

@@ -12,9 +12,10 @@ use domain::time::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use transaction::{Memory, Random, SqliteSnapshot, fault};
 use uuid::Uuid;
@@ -25,6 +26,8 @@ use writer::{MOST_IN_GROUP, Submitted, Waiting, Writer};
 const READERS: usize = 3;
 /// Frames in the write-ahead log beyond which the writer pauses to reset it (4 KiB each).
 const MOST_LOG_FRAMES: i64 = 24_576;
+/// Between two checkpoints.
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(200);
 
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
@@ -61,7 +64,7 @@ fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> OpenError {
 
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(256);
     connection.pragma_update(None, "temp_store", "memory")?;
     Ok(connection)
@@ -211,22 +214,41 @@ fn read_snapshot<T>(
     found
 }
 
+/// The largest id of all tables that are keyed by an id made here.
+const LAST_ID: &str = "select max(id) from (
+    select max(id) as id from tenants union all select max(id) from users union all select max(id) from operators
+    union all select max(id) from sessions union all select max(id) from api_keys union all select max(id) from plans
+    union all select max(id) from orders union all select max(id) from jobs union all select max(id) from ledger_entries
+    union all select max(id) from top_ups union all select max(id) from inquiries union all select max(id) from audit_log
+    union all select max(result_id) from idempotency_keys)";
+
 /// Loads what the writer keeps in memory: the newest idempotency keys, and the last id.
 fn recall_memory(connection: &Connection, seed: u64) -> rusqlite::Result<Memory> {
     let mut keys = keys::Keys::default();
-    let limit = i64::try_from(keys::MOST_IN_MEMORY).unwrap_or(i64::MAX);
     let mut statement =
-        connection.prepare("select key_hash, result_id from idempotency_keys order by result_id desc limit ?1")?;
-    let mut newest = statement
-        .query_map([limit], |row| Ok((row.get::<_, [u8; 16]>(0)?, row.get::<_, [u8; 16]>(1)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+        connection.prepare("select key_hash, result_id from idempotency_keys order by result_id desc")?;
+    let mut on_disk = connection.prepare("select 1 from idempotency_index where key_hash = ?1")?;
+    let mut newest: Vec<([u8; 16], [u8; 16])> = Vec::new();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (key, result) = (row.get(0)?, row.get(1)?);
+        // The oldest keys are moved to disk first, so from here on all are there. Beyond the limit there are
+        // keys that are not, when the process ended before it moved them.
+        if newest.len() >= keys::MOST_IN_MEMORY && on_disk.exists([&key])? {
+            break;
+        }
+        newest.push((key, result));
+    }
     newest.reverse();
     for (key, result) in newest {
         keys.load(key, Uuid::from_bytes(result));
     }
     let spilled = connection.query_row("select exists (select 1 from idempotency_index)", [], |row| row.get(0))?;
     keys.set_spilled(spilled);
-    Ok(Memory { ids: IdSequence::default(), random: Random(seed), keys, events: Vec::new() })
+    // The ledger and its index go by the order of ids: it must hold over a restart with the clock set back, too.
+    let last: Option<[u8; 16]> = connection.query_row(LAST_ID, [], |row| row.get(0))?;
+    let ids = last.map_or_else(IdSequence::default, |last| IdSequence::after(Uuid::from_bytes(last)));
+    Ok(Memory { ids, random: Random(seed), keys, events: Vec::new() })
 }
 
 fn write_until_closed(mut writer: Writer, waiting: &Receiver<Box<dyn Waiting>>, dirty: &SyncSender<()>) {
@@ -260,15 +282,25 @@ fn read_until_closed(connection: &Connection, reads: &Mutex<Receiver<Read>>) {
 }
 
 fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_log: &AtomicBool) {
-    while dirty.recv().is_ok() {
+    let mut again = false;
+    while again || dirty.recv().is_ok() {
         let frames = connection.query_row("pragma wal_checkpoint(passive)", [], |row| row.get::<_, i64>(1));
         match frames {
             Ok(frames) if frames > MOST_LOG_FRAMES => reset_log.store(true, Ordering::Relaxed),
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "a checkpoint failed"),
         }
-        // Copying pages in larger portions writes a page that changed often only once.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        // Copying pages in larger portions writes a page that changed often only once. The end of the
+        // writer ends the pause, too: nobody waits for it at a stop.
+        let pause_ends = Instant::now() + CHECKPOINT_PAUSE;
+        again = false;
+        loop {
+            match dirty.recv_timeout(pause_ends.saturating_duration_since(Instant::now())) {
+                Ok(()) => again = true,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
     }
 }
 
