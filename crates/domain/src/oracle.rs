@@ -60,6 +60,8 @@ pub enum Refusal {
     TooMuch(i64),
     /// Nothing about the order is unknown.
     NotUnknown,
+    /// Sold, and no eSIM is given.
+    EsimsNeeded,
     /// More eSIMs than were asked for.
     TooManyEsims,
     /// The job is not dead.
@@ -239,6 +241,18 @@ pub struct Deposit {
     pub status: TopUpStatus,
     /// Until when the money is awaited.
     pub expires_at: Timestamp,
+}
+
+impl Deposit {
+    /// Whether its time is over and nobody wrote that down yet.
+    fn is_late(&self, now: Timestamp) -> bool {
+        self.status == TopUpStatus::Pending && self.expires_at.millis() <= now.millis()
+    }
+
+    /// Its status as it is seen at `now`.
+    fn seen(&self, now: Timestamp) -> TopUpStatus {
+        if self.is_late(now) { TopUpStatus::Expired } else { self.status }
+    }
 }
 
 /// What a worker is to do with a job it claimed.
@@ -436,8 +450,9 @@ impl Oracle {
 
     /// A tenant's top-ups, newest first.
     #[must_use]
-    pub fn top_ups(&self, world: World, status: Option<TopUpStatus>) -> Vec<TopUpId> {
-        let fits = |deposit: &Deposit| deposit.world == world && status.is_none_or(|status| status == deposit.status);
+    pub fn top_ups(&self, now: Timestamp, world: World, status: Option<TopUpStatus>) -> Vec<TopUpId> {
+        let fits =
+            |deposit: &Deposit| deposit.world == world && status.is_none_or(|status| status == deposit.seen(now));
         self.top_ups.iter().rev().filter(|(_, deposit)| fits(deposit)).map(|(id, _)| *id).collect()
     }
 
@@ -864,6 +879,9 @@ impl Oracle {
         };
         let index = order.parts.iter().position(unknown).ok_or(Refusal::NotUnknown)?;
         let most = order.parts.get(index).map_or(0, |part| part.quantity);
+        if sold.as_ref().is_some_and(Vec::is_empty) {
+            return Err(Refusal::EsimsNeeded);
+        }
         let iccids = sold.unwrap_or_default();
         if count(iccids.len()) > i64::from(most) {
             return Err(Refusal::TooManyEsims);
@@ -1095,7 +1113,7 @@ impl Oracle {
         self.may_change(world.0)?;
         let deposit = self.top_ups.get(&id).copied().filter(|deposit| deposit.world == world);
         let deposit = deposit.ok_or(Refusal::NotFound)?;
-        if !matches!(deposit.status, TopUpStatus::Pending | TopUpStatus::UnderReview) {
+        if deposit.is_late(now) || !matches!(deposit.status, TopUpStatus::Pending | TopUpStatus::UnderReview) {
             return Err(Refusal::AlreadyDecided);
         }
         if world.1 == Mode::Test {
@@ -1144,9 +1162,9 @@ impl Oracle {
     ///
     /// # Errors
     /// [`Refusal::NotFound`], [`Refusal::AlreadyDecided`].
-    pub fn reject(&mut self, id: TopUpId) -> Result<Deposit, Refusal> {
+    pub fn reject(&mut self, now: Timestamp, id: TopUpId) -> Result<Deposit, Refusal> {
         let deposit = self.top_ups.get_mut(&id).ok_or(Refusal::NotFound)?;
-        if !matches!(deposit.status, TopUpStatus::Pending | TopUpStatus::UnderReview) {
+        if deposit.is_late(now) || !matches!(deposit.status, TopUpStatus::Pending | TopUpStatus::UnderReview) {
             return Err(Refusal::AlreadyDecided);
         }
         deposit.status = TopUpStatus::Rejected;
@@ -1155,10 +1173,11 @@ impl Oracle {
 
     /// Time passes for the pending top-ups. Returns how many it was over for.
     pub fn expire_due(&mut self, now: Timestamp) -> usize {
-        let due = |deposit: &&mut Deposit| {
-            deposit.status == TopUpStatus::Pending && deposit.expires_at.millis() <= now.millis()
-        };
-        self.top_ups.values_mut().filter(due).map(|deposit| deposit.status = TopUpStatus::Expired).count()
+        self.top_ups
+            .values_mut()
+            .filter(|deposit| deposit.is_late(now))
+            .map(|deposit| deposit.status = TopUpStatus::Expired)
+            .count()
     }
 }
 

@@ -144,10 +144,18 @@ pub fn claim_jobs(
             ],
         )?;
         let task = match due.kind {
-            JobKind::Fulfil => fulfil_task(tx, providers, due.order)?,
-            JobKind::Cancel => take_back_task(tx, due.order)?,
+            JobKind::Fulfil => fulfil_task(tx, providers, due.order),
+            JobKind::Cancel => take_back_task(tx, due.order),
         };
-        leased.push(Leased { job: due.job, order: due.order, lease, task });
+        match task {
+            Ok(task) => leased.push(Leased { job: due.job, order: due.order, lease, task }),
+            // One order that cannot be read must not hold up the others: the operator looks at it.
+            Err(Fault::Bug(reason)) => {
+                tracing::error!(order = %due.order, reason, "a job cannot be taken up");
+                reschedule(tx, due.job, JobState::Dead, now, Some(&reason))?;
+            }
+            Err(fault) => return Err(fault.into()),
+        }
     }
     Ok(leased)
 }

@@ -340,13 +340,19 @@ impl Check {
         let (after, end) = (std::mem::take(&mut self.last), self.end.clone());
         let mut last = after.clone();
         let mut walked = Ok(());
+        let mut purchases = Vec::new();
         let mut rows = 0_u32;
         snapshot.rows(&sql, &[after.as_slice().into(), end.as_slice().into(), CHECK_PAGE.into()], &mut |row| {
             last = row.bytes(0)?.to_vec();
             rows += 1;
             if walked.is_ok() {
                 walked = match entry(row) {
-                    Ok(entry) => self.entry(&entry),
+                    Ok(entry) => {
+                        if entry.movement.kind == EntryKind::Purchase {
+                            purchases.push(entry);
+                        }
+                        self.entry(&entry)
+                    }
                     Err(_) => {
                         let id = last.iter().map(|byte| format!("{byte:02x}")).collect();
                         Err(found(Damage::Unreadable, Some(id), "ledger".to_owned()))
@@ -359,6 +365,11 @@ impl Check {
         if let Err(finding) = walked {
             return Ok(Err(finding));
         }
+        for purchase in purchases {
+            if let Err(finding) = self.compare_purchase(snapshot, &purchase)? {
+                return Ok(Err(finding));
+            }
+        }
         if rows == CHECK_PAGE {
             return Ok(Ok(true));
         }
@@ -366,6 +377,37 @@ impl Check {
             return Ok(Err(finding));
         }
         Ok(self.compare_orders(snapshot)?.map(|()| false))
+    }
+
+    /// Compares a purchase with its order: what was sold at which price never changes.
+    fn compare_purchase(
+        &mut self,
+        snapshot: &mut dyn Snapshot,
+        purchase: &Entry,
+    ) -> Result<Result<(), Finding>, Fault> {
+        let order = OrderId::new(purchase.id.uuid());
+        let known = row(
+            snapshot,
+            "select quantity * unit_price, refunded, tenant_id, mode from orders where id = $1",
+            &[order.as_bytes().into()],
+            |row| {
+                let owner = row.bytes(2)? == purchase.tenant.as_bytes() && row.text(3)? == purchase.mode.word();
+                Ok((row.int(0)?, row.int(1)?, owner))
+            },
+        );
+        match known {
+            Ok(Some((total, refunded, true))) if total == purchase.movement.amount.minor() => {
+                if refunded != 0 {
+                    self.refunded.entry(order).or_default();
+                }
+                Ok(Ok(()))
+            }
+            Ok(_) | Err(Fault::Bug(_)) => {
+                let entry = Some(purchase.id.to_string());
+                Ok(Err(found(Damage::OrderMismatch, entry, format!("order {order}"))))
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     fn entry(&mut self, entry: &Entry) -> Result<(), Finding> {

@@ -199,6 +199,7 @@ impl InWords for ResolveRefusal {
         match self {
             Self::NotFound => Refusal::NotFound,
             Self::NotUnknown => Refusal::NotUnknown,
+            Self::EsimsNeeded => Refusal::EsimsNeeded,
             Self::TooManyEsims => Refusal::TooManyEsims,
         }
     }
@@ -717,7 +718,7 @@ impl Game {
             }
             1 => {
                 let decision = decided(self.db().write(move |tx| store::top_up::reject(tx, &act(), id, "no")));
-                let expected = self.oracle.reject(id);
+                let expected = self.oracle.reject(self.clock.now(), id);
                 self.same("reject", &decision.map(|top_up| Self::deposit(&top_up)), &expected);
             }
             _ => {
@@ -1066,10 +1067,11 @@ impl Game {
         let status = self.random.pick(&[None, Some(TopUpStatus::Pending), Some(TopUpStatus::Paid)]);
         let limit = 1 + self.random.below(5);
         let mut found: Vec<TopUpId> = Vec::new();
+        let now = self.clock.now();
         loop {
             let cursor = found.last().copied();
             let page = self.db().read(move |snapshot| {
-                store::top_up::list(snapshot, world.0, world.1, status, cursor, u32::try_from(limit).unwrap())
+                store::top_up::list(snapshot, now, world.0, world.1, status, cursor, u32::try_from(limit).unwrap())
             });
             if page.is_empty() {
                 break;
@@ -1079,7 +1081,7 @@ impl Game {
                 found.push(top_up.id);
             }
         }
-        self.same("top-ups", &found, &self.oracle.top_ups(world, status));
+        self.same("top-ups", &found, &self.oracle.top_ups(now, world, status));
     }
 }
 

@@ -276,6 +276,21 @@ fn orders_that_say_something_else_are_named() {
 }
 
 #[test]
+fn an_order_of_another_size_or_price_is_named() {
+    let books = Books::new();
+    let columns = books.columns("orders");
+    for row in books.rows("orders") {
+        for name in ["quantity", "unit_price", "refunded"] {
+            let column = columns.iter().position(|column| column == name).unwrap();
+            let Value::Integer(stored) = row[column] else { panic!("{name} is no number") };
+            let other = Value::Integer(stored + 1);
+            let finding = books.with("orders", &row, column, &other, || books.check()).unwrap_err();
+            assert!(plain(&finding.subject).contains(&hex(&row[0])), "{name}: {finding:?}");
+        }
+    }
+}
+
+#[test]
 fn every_column_of_the_audit_log_is_guarded() {
     let books = Books::new();
     assert_eq!(books.check_audit(), None);
