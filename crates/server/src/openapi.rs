@@ -163,6 +163,7 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
                 },
             }}})
         }
+        Content::Media("application/json") => json!({"application/json": {"schema": {"type": "object"}}}),
         Content::Media(media) => json!({media: {"schema": {"type": "string"}}}),
     };
     let mut responses = json!({route.status.to_string(): {"description": "Success", "content": content}});

@@ -21,6 +21,7 @@ pub const LOGIN_BODY: &[Field] = &[
 /// `data` of a login.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "OperatorLoggedIn")]
 pub struct LoggedIn {
     token: String,
     token_type: &'static str,

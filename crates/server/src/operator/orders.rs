@@ -73,6 +73,7 @@ pub struct OperatorOrder<'a> {
 
 /// `data` with an order.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "OperatorOneOrder")]
 pub struct OneOrder<'a> {
     order: OperatorOrder<'a>,
 }
@@ -80,6 +81,7 @@ pub struct OneOrder<'a> {
 /// `data` of a list.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "OperatorOrderList")]
 pub struct OrderList<'a> {
     orders: Vec<OperatorOrder<'a>>,
     next_cursor: Option<String>,

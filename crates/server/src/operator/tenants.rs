@@ -34,6 +34,7 @@ pub struct TenantView {
 
 /// `data` with a tenant.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "OperatorOneTenant")]
 pub struct OneTenant {
     tenant: TenantView,
 }

@@ -36,6 +36,7 @@ impl<'a> OperatorTopUp<'a> {
 /// `data` with a top-up.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "OperatorOneTopUp")]
 pub struct OneTopUp<'a> {
     top_up: OperatorTopUp<'a>,
 }
@@ -43,6 +44,7 @@ pub struct OneTopUp<'a> {
 /// `data` of a list.
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "OperatorTopUpList")]
 pub struct TopUpList<'a> {
     top_ups: Vec<OperatorTopUp<'a>>,
     next_cursor: Option<String>,

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a random story tells its seed")]
 
 mod acts;
+mod promise;
 mod stage;
 mod telling;
 

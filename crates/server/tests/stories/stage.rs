@@ -1,6 +1,7 @@
 //! The stage of every story: a real server on a free port, with its own folder, clock and seed, and
 //! callers that speak HTTP to it as partners, operators and strangers do.
 
+use crate::promise;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -121,11 +122,15 @@ impl Caller {
 
     /// Sends a request and reads the answer.
     pub async fn send(&self, request: RequestBuilder) -> Reply {
-        let response = request.send().await.expect("the server answers");
+        let request = request.build().expect("a request");
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.expect("the server answers");
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let bytes = response.bytes().await.expect("a whole answer").to_vec();
         let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        let media = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("");
+        promise::keep(&method, &path, status, media, &json);
         Reply { status, headers, bytes, json }
     }
 
