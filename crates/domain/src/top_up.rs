@@ -80,12 +80,6 @@ impl TopUpStatus {
             ) => None,
         }
     }
-
-    /// Whether the operator (or the payer) has decided, so that no proof is taken any more.
-    #[must_use]
-    pub const fn is_decided(self) -> bool {
-        !matches!(self, Self::Pending | Self::UnderReview | Self::Expired)
-    }
 }
 
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";

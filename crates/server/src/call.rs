@@ -355,13 +355,17 @@ async fn admit(
     match route.handler {
         Handler::Public(_) => {
             if route.is_limited() {
-                *allowance = platform.limits.address(address)?;
+                let (left, allowed) = platform.limits.address(address);
+                *allowance = left;
+                allowed?;
             }
             Ok(Caller::Stranger)
         }
         Handler::Tenant { .. } => {
             let access = platform.entrance.tenant(bearer(headers)?, platform.clock.as_ref()).await?;
-            *allowance = platform.limits.tenant(access.scope.tenant)?;
+            let (left, allowed) = platform.limits.tenant(access.scope.tenant);
+            *allowance = left;
+            allowed?;
             Ok(Caller::Tenant(access))
         }
         Handler::Operator(_) => {

@@ -290,8 +290,6 @@ pub struct Fulfilment {
     pub in_flight_per_upstream: usize,
     /// Attempts before a job is dead.
     pub max_attempts: u32,
-    /// How long a worker owns a job without renewing.
-    pub lease_seconds: u32,
 }
 
 /// Stored answers.

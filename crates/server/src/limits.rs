@@ -59,8 +59,8 @@ impl RateLimits {
         &self,
         limiter: Option<&(Keyed<K>, Quota)>,
         key: &K,
-    ) -> Result<Option<Allowance>, Problem> {
-        let Some((limiter, quota)) = limiter else { return Ok(None) };
+    ) -> (Option<Allowance>, Result<(), Problem>) {
+        let Some((limiter, quota)) = limiter else { return (None, Ok(())) };
         let limit = quota.burst_size().get();
         match limiter.check_key(key) {
             Ok(snapshot) => {
@@ -68,30 +68,26 @@ impl RateLimits {
                 let missing = u64::from(limit.saturating_sub(remaining));
                 let nanos = u64::try_from(quota.replenish_interval().as_nanos()).unwrap_or(u64::MAX);
                 let reset = missing.saturating_mul(nanos).div_ceil(1_000_000_000);
-                Ok(Some(Allowance { limit, remaining, reset }))
+                (Some(Allowance { limit, remaining, reset }), Ok(()))
             }
             Err(not_until) => {
                 let wait = not_until.wait_time_from(self.clock.now());
                 let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
                 let message = "Too many requests. Slow down, and go on after the seconds in Retry-After.";
-                Err(Problem::new(Code::RateLimited, message).after(seconds.max(1)))
+                let seconds = seconds.max(1);
+                let none = Allowance { limit, remaining: 0, reset: seconds };
+                (Some(none), Err(Problem::new(Code::RateLimited, message).after(seconds)))
             }
         }
     }
 
-    /// Counts a tenant's request.
-    ///
-    /// # Errors
-    /// 429.
-    pub fn tenant(&self, tenant: TenantId) -> Result<Option<Allowance>, Problem> {
+    /// Counts a tenant's request: what is left, and 429 when nothing was.
+    pub fn tenant(&self, tenant: TenantId) -> (Option<Allowance>, Result<(), Problem>) {
         self.take(self.tenants.as_ref(), &tenant)
     }
 
-    /// Counts a stranger's request.
-    ///
-    /// # Errors
-    /// 429.
-    pub fn address(&self, address: IpAddr) -> Result<Option<Allowance>, Problem> {
+    /// Counts a stranger's request: what is left, and 429 when nothing was.
+    pub fn address(&self, address: IpAddr) -> (Option<Allowance>, Result<(), Problem>) {
         self.take(self.addresses.as_ref(), &address)
     }
 

@@ -130,10 +130,9 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(config: &Config, data_dir: &DataDir) -> Result<Store, String> {
+fn open(data_dir: &DataDir) -> Result<Store, String> {
     let seed = Runtime::system().seed;
     let sqlite = Sqlite::open(&data_dir.database(), seed, Arc::new(system_now)).map_err(|error| error.to_string())?;
-    let _ = config;
     Ok(Store::new(sqlite))
 }
 
@@ -160,7 +159,7 @@ async fn check_ledger(config: &Config) -> Result<ExitCode, String> {
 
 async fn create_operator(config: &Config, email: String) -> Result<ExitCode, String> {
     let data_dir = DataDir::lock(&config.data_dir)?;
-    let store = open(config, &data_dir)?;
+    let store = open(&data_dir)?;
     let password = random_password().map_err(|error| error.0)?;
     let hasher = Hasher::new(1).map_err(|problem| problem.message.clone())?;
     let hash = hasher.hash(password.clone()).await.map_err(|problem| problem.message.clone())?;
@@ -178,7 +177,7 @@ async fn create_operator(config: &Config, email: String) -> Result<ExitCode, Str
 async fn rotate_keys(config: &Config) -> Result<ExitCode, String> {
     let data_dir = DataDir::lock(&config.data_dir)?;
     let master = data_dir.master_key(config)?;
-    let store = open(config, &data_dir)?;
+    let store = open(&data_dir)?;
     let keyring = Keyring::rotate(&store, &master).await.map_err(|error| error.0)?;
     let version = |keys: &server::keyring::Keys| keys.newest().map_or(0, |key| key.version);
     say(&format!(

@@ -87,7 +87,7 @@ impl Route {
     /// Whether a stranger's calls are counted.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.method == "POST"
+        self.method == "POST" || self.path.starts_with("/e/")
     }
 
     /// Whether it belongs to the operator's side, which may have a listener of its own.

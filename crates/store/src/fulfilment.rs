@@ -6,7 +6,7 @@ use crate::esim::{self, Esim};
 use crate::ledger::{self, lock_existing, unlock, write};
 use crate::order::{self, Order, timeline_entry};
 use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
-use domain::esim::EsimState;
+use domain::esim::{EsimEvent, EsimState};
 use domain::fulfilment::{
     Cancellation, Capabilities, LookUp, Outcome, Patience, PlacementState, Profile, Progress, Ruling, Step,
     after_look_up, after_lost_worker, after_place,
@@ -15,7 +15,7 @@ use domain::id::{EntryId, EsimId, JobId, OrderId, TenantId};
 use domain::job::{JobKind, JobState, retry_at};
 use domain::ledger::Movement;
 use domain::money::Money;
-use domain::order::{OrderStatus, Tally, placement_reference, status};
+use domain::order::{OrderStatus, Tally, of_reference, placement_reference, status};
 use domain::time::Timestamp;
 use std::convert::Infallible;
 
@@ -354,6 +354,20 @@ fn store_answer(
             placement.progress.state.word().into(),
         ],
     )
+}
+
+/// Keeps what an upstream said about a placement outside of its own steps.
+///
+/// # Errors
+/// [`Fault`].
+pub fn keep_answer(tx: &mut dyn Tx, reference: &str, call: &str, raw: &str) -> Result<(), Fault> {
+    let Some((order, k)) = of_reference(reference) else { return Ok(()) };
+    let answer = serde_json::json!({"at": tx.now().to_string(), "call": call, "answer": raw}).to_string();
+    tx.execute(
+        "update placements set answers = answers || $1 where order_id = $2 and k = $3 and length(answers) < $4",
+        &[(&format!("{answer}\n")).into(), order.as_bytes().into(), k.into(), MOST_ANSWER_CHARACTERS.into()],
+    )?;
+    Ok(())
 }
 
 fn follow(
@@ -754,7 +768,7 @@ pub fn ask_cancel(
     let Some(order) = order::of_tenant(tx, scope.tenant, scope.mode, id)? else {
         return refuse(CancelRefusal::NotFound);
     };
-    let is_deliverable = |esim: &Esim| esim.state == EsimState::Delivered;
+    let is_deliverable = |esim: &Esim| esim.state.after(EsimEvent::AskCancel).is_some();
     let chosen: Vec<EsimId> = match esims {
         None => order.esims.iter().filter(|esim| is_deliverable(esim)).map(|esim| esim.id).collect(),
         Some(asked) => {

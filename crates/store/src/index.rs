@@ -257,6 +257,17 @@ pub(crate) fn list_iccids(tx: &mut dyn Tx, order: &order::Order) -> Result<(), F
 /// Entries the index takes in one command.
 pub const INDEX_BATCH: u32 = 4_096;
 
+/// An order, unless it cannot be read: one broken row must not keep all others out of the index.
+fn readable(tx: &mut dyn Tx, id: OrderId) -> Result<Option<order::Order>, Fault> {
+    match order::find(tx, id) {
+        Err(Fault::Bug(reason)) => {
+            tracing::error!(order = %id, reason, "an order cannot be indexed");
+            Ok(None)
+        }
+        found => found,
+    }
+}
+
 /// Takes the oldest part of the tail into the index. Returns how many entries it took.
 ///
 /// # Errors
@@ -279,7 +290,7 @@ pub fn take_tail(tx: &mut dyn Tx) -> Decision<u32, std::convert::Infallible> {
         }
         if let Some(id) = entry.order
             && orders.insert(id)
-            && let Some(order) = order::find(tx, id)?
+            && let Some(order) = readable(tx, id)?
         {
             let is_new = id.as_bytes().as_slice() > after.as_slice();
             for (kind, key) in order.keys(is_new) {

@@ -9,11 +9,17 @@ use std::convert::Infallible;
 const PORTION: i64 = 1_000;
 
 /// Deletes one portion of what nobody needs any more: idempotency keys made before `keys_before`, and
-/// sessions over since `sessions_before`. Returns whether there may be more.
+/// sessions over since `sessions_before`; and the failed logins before `failures_before`. Returns whether there may be more.
 ///
 /// # Errors
 /// [`crate::port::Fault`].
-pub fn sweep(tx: &mut dyn Tx, keys_before: Timestamp, sessions_before: Timestamp) -> Decision<bool, Infallible> {
+pub fn sweep(
+    tx: &mut dyn Tx,
+    keys_before: Timestamp,
+    sessions_before: Timestamp,
+    failures_before: Timestamp,
+) -> Decision<bool, Infallible> {
+    tx.execute("delete from login_failures where at < $1", &[failures_before.into()])?;
     let keys = first_at(keys_before);
     let old_keys = "select key_hash from idempotency_keys where result_id < $1 order by result_id limit $2";
     let bound = [keys.as_bytes().into(), PORTION.into()];

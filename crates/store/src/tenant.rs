@@ -7,7 +7,6 @@ use domain::id::{EntryId, TenantId, UserId};
 use domain::ledger::Movement;
 use domain::money::{Currency, Money};
 use domain::tenant::{Mode, TenantStatus};
-use domain::time::Timestamp;
 
 /// A partner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -287,10 +286,4 @@ pub fn list(
 /// [`Fault`].
 pub fn any(snapshot: &mut dyn Snapshot) -> Result<bool, Fault> {
     Ok(row(snapshot, "select 1 from tenants limit 1", &[], |_| Ok(()))?.is_some())
-}
-
-/// When a tenant registered.
-#[must_use]
-pub fn registered_at(tenant: &Tenant) -> Timestamp {
-    tenant.id.created_at()
 }

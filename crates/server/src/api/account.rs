@@ -124,11 +124,18 @@ pub struct LoggedIn {
     tenant: TenantView,
 }
 
-/// Compares a password, and counts failures before it looks, so that guesses sent at once count, too.
+/// Compares a login's password.
 ///
 /// # Errors
 /// 401 `invalid_credentials`, 429 after too many failures, 503 when too many wait.
 pub async fn authenticate(call: &Call, door: &str, account: Option<Account>) -> Result<Account, Problem> {
+    let who = call.body.required_text("email").to_lowercase();
+    guess(call, &format!("{door} {who}"), "password", account).await
+}
+
+/// Compares the password in `field` with the account's, and counts failures before it looks, so that
+/// guesses sent at once count, too.
+async fn guess(call: &Call, who: &str, field: &str, account: Option<Account>) -> Result<Account, Problem> {
     let platform = &call.platform;
     let auth = &platform.config.auth;
     let limits = GuessLimits {
@@ -136,9 +143,8 @@ pub async fn authenticate(call: &Call, door: &str, account: Option<Account>) -> 
         per_address: auth.login_failures_per_address,
         window_ms: i64::from(auth.login_window_minutes) * 60_000,
     };
-    let email = call.body.required_text("email").to_lowercase();
-    let name: String = crate::entrance::api_key_hash(&email).iter().map(|byte| format!("{byte:02x}")).collect();
-    let (account_key, address_key) = (format!("{door} account {name}"), format!("{door} address {}", call.address));
+    let name: String = crate::entrance::api_key_hash(who).iter().map(|byte| format!("{byte:02x}")).collect();
+    let (account_key, address_key) = (format!("account {name}"), format!("address {}", call.address));
     let (of_account, of_address) = (account_key.clone(), address_key.clone());
     let attempt = platform
         .store
@@ -146,7 +152,7 @@ pub async fn authenticate(call: &Call, door: &str, account: Option<Account>) -> 
         .await
         .map_err(|failure| throttled(failure, platform.clock.now()))?;
     let phc = account.as_ref().map(|account| account.password_hash.clone());
-    let matches = platform.hasher.verify(call.body.required_text("password"), phc).await?;
+    let matches = platform.hasher.verify(call.body.required_text(field), phc).await?;
     match account.filter(|_| matches) {
         None => Err(Problem::new(Code::InvalidCredentials, "The e-mail address or the password is wrong.")),
         Some(account) => {
@@ -254,10 +260,8 @@ pub async fn change_password(call: TenantCall) -> Result<Answer, Problem> {
     let (user, session) = user_of(&call)?;
     let platform = &call.platform;
     let account = platform.store.read(move |snapshot| access::user(snapshot, user)).await?;
-    let phc = account.map(|account| account.password_hash);
-    if !platform.hasher.verify(call.body.required_text("currentPassword"), phc).await? {
-        return Err(Problem::new(Code::InvalidCredentials, "The current password is wrong."));
-    }
+    // A stolen session must not be a way to guess the password.
+    guess(&call, &format!("password {user}"), "currentPassword", account).await?;
     let hash = platform.hasher.hash(call.body.required_text("newPassword")).await?;
     platform.store.write(move |tx| access::change_password(tx, user, &hash, session)).await?;
     Ok(Answer::json(200, "Password changed; other sessions have ended", &serde_json::json!({})))

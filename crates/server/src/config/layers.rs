@@ -31,7 +31,6 @@ pub(super) const RANGES: &[(&str, i64, i64)] = &[
     ("sandbox.seed", 0, i64::MAX),
     ("fulfilment.in_flight_per_upstream", 1, 10_000),
     ("fulfilment.max_attempts", 1, 1_000),
-    ("fulfilment.lease_seconds", 5, 600),
     ("idempotency.keep_hours", 24, 720),
 ];
 

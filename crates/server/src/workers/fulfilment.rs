@@ -4,11 +4,11 @@
 use crate::platform::{Platform, Upstreams};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Patience, Step};
 use domain::time::Timestamp;
-use providers::Purchase;
+use providers::{Answer, Purchase};
 use std::sync::Arc;
 use store::fulfilment::{
-    Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, postpone, record_answer,
-    record_cancellations,
+    Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, keep_answer, postpone,
+    record_answer, record_cancellations,
 };
 use store::job;
 use store::port::{Decision, Failure, Fault};
@@ -17,6 +17,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 /// How long a job is held, milliseconds. On the embedded database a start voids all leases, so this
 /// only bounds a step that never ends.
 const LEASE_MS: i64 = 600_000;
+/// How long an upstream may take over one call; well below the lease.
+const UPSTREAM_TIME: std::time::Duration = std::time::Duration::from_secs(90);
 /// Jobs taken up in one command.
 const MOST_AT_ONCE: usize = 64;
 
@@ -139,18 +141,28 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
     let now = platform.clock.now();
     let (heard, raw, call, outcome) = match step {
         Step::Place => {
-            let answer = upstream.place(now, purchase).await;
+            let late = || Outcome::Unknown { reason: LATE.to_owned() };
+            let answer = in_time(upstream.place(now, purchase), late).await;
             let outcome = outcome_word(&answer.meaning);
             (Heard::Place(answer.meaning), answer.raw, "place", outcome)
         }
         Step::LookUp | Step::Nothing => {
-            let answer = upstream.look_up(now, purchase).await;
+            let late = || LookUp::NoAnswer { reason: LATE.to_owned() };
+            let answer = in_time(upstream.look_up(now, purchase), late).await;
             let outcome = look_up_word(&answer.meaning);
             (Heard::LookUp(answer.meaning), answer.raw, "look_up", outcome)
         }
     };
     platform.metrics.upstream_call(&placement.provider, call, outcome);
     platform.store.write(move |tx| record_answer(tx, &leased, &heard, &raw, patience)).await
+}
+
+const LATE: &str = "no answer in time";
+
+/// Waits for an upstream no longer than [`UPSTREAM_TIME`]; then `late` says what is known.
+async fn in_time<T>(answer: Answer<'_, T>, late: impl FnOnce() -> T) -> providers::Heard<T> {
+    let answered = tokio::time::timeout(UPSTREAM_TIME, answer).await;
+    answered.unwrap_or_else(|_| providers::Heard { meaning: late(), raw: LATE.to_owned() })
 }
 
 async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Decision<(), LeaseLost> {
@@ -161,22 +173,41 @@ async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Deci
 
 async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> Decision<(), LeaseLost> {
     let mut answers = Vec::with_capacity(list.len());
+    let mut said = Vec::with_capacity(list.len());
     for take_back in list {
+        let reference = take_back.reference.clone();
         let answer = match platform.upstreams.get(&take_back.provider) {
-            None => Cancellation::TryLater { reason: format!("the provider {} is not set up", take_back.provider) },
+            None => not_asked(Cancellation::TryLater {
+                reason: format!("the provider {} is not set up", take_back.provider),
+            }),
             Some(upstream) if !upstream.capabilities().cancel => {
-                Cancellation::Refused { reason: "this provider takes nothing back".to_owned() }
+                not_asked(Cancellation::Refused { reason: "this provider takes nothing back".to_owned() })
             }
             Some(upstream) => {
                 let now = platform.clock.now();
-                upstream.cancel(now, take_back.reference, take_back.iccid).await.meaning
+                let late = || Cancellation::TryLater { reason: LATE.to_owned() };
+                in_time(upstream.cancel(now, take_back.reference, take_back.iccid), late).await
             }
         };
-        platform.metrics.upstream_call(&take_back.provider, "cancel", cancellation_word(&answer));
-        answers.push((take_back.esim, answer));
+        platform.metrics.upstream_call(&take_back.provider, "cancel", cancellation_word(&answer.meaning));
+        said.push((reference, answer.raw));
+        answers.push((take_back.esim, answer.meaning));
     }
     let most = platform.config.fulfilment.max_attempts;
-    platform.store.write(move |tx| record_cancellations(tx, &leased, &answers, most)).await
+    platform
+        .store
+        .write(move |tx| {
+            record_cancellations(tx, &leased, &answers, most)?;
+            for (reference, raw) in said.iter().filter(|(_, raw)| !raw.is_empty()) {
+                keep_answer(tx, reference, "cancel", raw)?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+fn not_asked(meaning: Cancellation) -> providers::Heard<Cancellation> {
+    providers::Heard { meaning, raw: String::new() }
 }
 
 const fn outcome_word(outcome: &Outcome) -> &'static str {

@@ -2,7 +2,9 @@
 
 use crate::platform::Platform;
 use std::sync::Arc;
-use store::{retention, top_up};
+use store::port::Tx;
+use store::secret_key::Purpose;
+use store::{retention, secret_key, top_up};
 
 /// Milliseconds between two rounds.
 const ROUND_MS: i64 = 60_000;
@@ -27,8 +29,17 @@ pub async fn round(platform: &Platform) {
     let now = platform.clock.now();
     let keys_before = now.plus_millis(-i64::from(platform.config.idempotency.keep_hours) * 3_600_000);
     let sessions_before = now.plus_millis(-86_400_000);
+    let auth = &platform.config.auth;
+    let failures_before = now.plus_millis(-i64::from(auth.login_window_minutes) * 60_000);
+    let tokens_before = now.plus_millis(-i64::from(auth.token_hours) * 3_600_000);
+    if let Err(failure) =
+        platform.store.write(move |tx| secret_key::retire_superseded(tx, Purpose::Token, tokens_before)).await
+    {
+        tracing::warn!(?failure, "superseded keys could not be retired");
+    }
     loop {
-        match platform.store.write(move |tx| retention::sweep(tx, keys_before, sessions_before)).await {
+        let sweep = move |tx: &mut dyn Tx| retention::sweep(tx, keys_before, sessions_before, failures_before);
+        match platform.store.write(sweep).await {
             Ok(true) => {}
             Ok(false) => break,
             Err(failure) => {

@@ -186,7 +186,8 @@ impl Writer {
         let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now };
         for (key, result) in keys {
             tx.execute(
-                "insert into idempotency_index (key_hash, result_id) values ($1, $2)
+                "insert into idempotency_index (key_hash, result_id)
+                 select $1, $2 where exists (select 1 from idempotency_keys where result_id = $2)
                  on conflict (key_hash) do update set result_id = excluded.result_id",
                 &[key.into(), result.as_bytes().into()],
             )?;
