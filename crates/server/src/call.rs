@@ -45,8 +45,8 @@ pub struct Call {
     pub query: Values,
     /// The body.
     pub body: Values,
-    /// The request's headers.
-    pub headers: HeaderMap,
+    /// The few headers that handlers look at, copied.
+    pub headers: Vec<(&'static str, String)>,
     /// Who called, from the network's view.
     pub address: IpAddr,
 }
@@ -126,12 +126,12 @@ fn hash(parts: &[&str]) -> [u8; 16] {
 
 impl Call {
     fn idempotency_in(&self, scope: &str) -> Result<Option<(KeyHash, [u8; 16])>, Problem> {
-        let mut keys = self.headers.get_all("idempotency-key").iter();
+        let mut keys = self.headers.iter().filter(|(name, _)| *name == IDEMPOTENCY_KEY).map(|(_, key)| key);
         let Some(key) = keys.next() else { return Ok(None) };
-        let key = key.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && keys.next().is_none());
-        let Some(key) = key else {
+        let printable = key.bytes().all(|byte| (0x20..0x7F).contains(&byte));
+        if !printable || !(1..=255).contains(&key.len()) || keys.next().is_some() {
             return Err(Problem::field("Idempotency-Key", "malformed", "must be one key of 1 to 255 ASCII characters"));
-        };
+        }
         let of_key = hash(&[scope, self.route.path, key]);
         Ok(Some((of_key, hash(&[&self.body.canonical()]))))
     }
@@ -171,8 +171,19 @@ impl Call {
     /// One request header as text.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+        self.headers.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value)
     }
+}
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Copies the headers that handlers look at. The others go: they are slices of the connection's read
+/// buffer, and would keep it for as long as a request waits.
+fn kept(headers: &HeaderMap) -> Vec<(&'static str, String)> {
+    let all = |name: &'static str| {
+        headers.get_all(name).iter().map(move |value| (name, String::from_utf8_lossy(value.as_bytes()).into_owned()))
+    };
+    all(IDEMPOTENCY_KEY).chain(all("if-none-match")).chain(all("accept-encoding")).collect()
 }
 
 /// The opaque form of a cursor.
@@ -251,7 +262,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         (1..=128).contains(&value.len()) && value.as_bytes().iter().all(allowed)
     };
     if let Some(given) = headers.get(&REQUEST_ID).filter(sane) {
-        return given.clone();
+        // A copy: the original is a slice of the connection's read buffer.
+        return HeaderValue::from_bytes(given.as_bytes()).unwrap_or(HeaderValue::from_static("unknown"));
     }
     let mut random = [0_u8; 16];
     if aws_lc_rs::rand::fill(&mut random).is_err() {
@@ -332,7 +344,9 @@ async fn run(
         }
     }
     let (query, body) = check_fields(route, parts.uri.query().unwrap_or(""), body, currency)?;
-    let call = Call { platform, route, path, query, body, headers: parts.headers, address };
+    let headers = kept(&parts.headers);
+    drop(parts);
+    let call = Call { platform, route, path, query, body, headers, address };
     match (caller, route.handler) {
         (Caller::Stranger, Handler::Public(handler)) => handler(call).await,
         (Caller::Tenant(access), Handler::Tenant { handler, .. }) => handler(TenantCall { call, access }).await,
