@@ -87,7 +87,7 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let claimed: Decision<_, std::convert::Infallible> = platform
         .store
-        .write(move |tx| {
+        .write_behind(move |tx| {
             let leased = claim_jobs(tx, &able, limit, LEASE_MS)?;
             let full = leased.len() == usize::try_from(limit).unwrap_or(usize::MAX);
             let next = if full { None } else { job::next_due(tx)? };
@@ -103,7 +103,7 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
 /// Does one job's step and records it.
 async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePermit) {
     let done = match &leased.task {
-        Task::Finish => platform.store.write(move |tx| end_job(tx, &leased)).await,
+        Task::Finish => platform.store.write_behind(move |tx| end_job(tx, &leased)).await,
         Task::Fulfil { placement, step } => {
             let (placement, step) = (placement.clone(), *step);
             fulfil(&platform, leased, placement, step).await
@@ -150,13 +150,13 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
         }
     };
     platform.metrics.upstream_call(&placement.provider, call, outcome);
-    platform.store.write(move |tx| record_answer(tx, &leased, &heard, &raw, patience)).await
+    platform.store.write_behind(move |tx| record_answer(tx, &leased, &heard, &raw, patience)).await
 }
 
 async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Decision<(), LeaseLost> {
     let reason = format!("the provider {provider} is not set up");
     let most = platform.config.fulfilment.max_attempts;
-    platform.store.write(move |tx| postpone(tx, &leased, &reason, most)).await
+    platform.store.write_behind(move |tx| postpone(tx, &leased, &reason, most)).await
 }
 
 async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> Decision<(), LeaseLost> {
@@ -176,7 +176,7 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
         answers.push((take_back.esim, answer));
     }
     let most = platform.config.fulfilment.max_attempts;
-    platform.store.write(move |tx| record_cancellations(tx, &leased, &answers, most)).await
+    platform.store.write_behind(move |tx| record_cancellations(tx, &leased, &answers, most)).await
 }
 
 const fn outcome_word(outcome: &Outcome) -> &'static str {

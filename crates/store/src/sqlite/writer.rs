@@ -10,9 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
-/// The most commands of one commit.
-pub(super) const MOST_IN_GROUP: usize = 256;
-
 /// What a command came to, before the commit.
 pub(super) enum Verdict {
     Done,
