@@ -254,12 +254,36 @@ pub(crate) fn list_iccids(tx: &mut dyn Tx, order: &order::Order) -> Result<(), F
     Ok(())
 }
 
-/// Entries the index takes in one command.
+/// Entries of the tail that are taken in together: the more, the fewer pages are written for each.
 pub const INDEX_BATCH: u32 = 4_096;
+/// Changes of one command, so that a checkout never waits long for the index.
+const STEP: usize = 512;
+
+/// A row of the index that comes or goes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Change {
+    tenant: TenantId,
+    mode: Mode,
+    kind: Kind,
+    key: String,
+    id: Uuid,
+    comes: bool,
+}
+
+/// The oldest part of the tail as changes of the index, in the index's own order. It is worked out on a
+/// snapshot: an order that changes meanwhile writes another entry, behind this part, and comes up again.
+#[derive(Debug, Clone, Default)]
+pub struct Portion {
+    after: Vec<u8>,
+    last: Option<EntryId>,
+    changes: Vec<Change>,
+    /// How many entries it takes off the tail.
+    pub entries: u32,
+}
 
 /// An order, unless it cannot be read: one broken row must not keep all others out of the index.
-fn readable(tx: &mut dyn Tx, id: OrderId) -> Result<Option<order::Order>, Fault> {
-    match order::find(tx, id) {
+fn readable(snapshot: &mut dyn Snapshot, id: OrderId) -> Result<Option<order::Order>, Fault> {
+    match order::find(snapshot, id) {
         Err(Fault::Bug(reason)) => {
             tracing::error!(order = %id, reason, "an order cannot be indexed");
             Ok(None)
@@ -268,58 +292,78 @@ fn readable(tx: &mut dyn Tx, id: OrderId) -> Result<Option<order::Order>, Fault>
     }
 }
 
-/// Takes the oldest part of the tail into the index. Returns how many entries it took.
-///
-/// # Errors
-/// [`Fault`].
-pub fn take_tail(tx: &mut dyn Tx) -> Decision<u32, std::convert::Infallible> {
-    let after = watermark(tx)?;
-    let tail = tail_after(tx, &after, INDEX_BATCH)?;
-    let Some(last) = tail.last() else { return Ok(0) };
-    let watermark = last.id.to_string();
-    let mut additions = BTreeSet::new();
-    let mut removals = BTreeSet::new();
-    let mut orders = BTreeSet::new();
-    for entry in &tail {
-        let scope = (*entry.tenant.as_bytes(), entry.mode);
-        if entry.kind != EntryKind::Sale {
-            additions.insert((scope, Kind::Entry, String::new(), *entry.id.as_bytes()));
-            if entry.kind != EntryKind::Purchase {
-                additions.insert((scope, Kind::EntryKind, entry.kind.word().to_owned(), *entry.id.as_bytes()));
+impl Portion {
+    /// Reads the oldest part of the tail.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn read(snapshot: &mut dyn Snapshot) -> Result<Self, Fault> {
+        let after = watermark(snapshot)?;
+        let tail = tail_after(snapshot, &after, INDEX_BATCH)?;
+        let mut changes = Vec::new();
+        let mut orders = BTreeSet::new();
+        for entry in &tail {
+            let mut change = |comes, kind, key, id| {
+                let TailEntry { tenant, mode, .. } = *entry;
+                changes.push(Change { tenant, mode, kind, key, id, comes });
+            };
+            if entry.kind != EntryKind::Sale {
+                change(true, Kind::Entry, String::new(), entry.id.uuid());
+                if entry.kind != EntryKind::Purchase {
+                    change(true, Kind::EntryKind, entry.kind.word().to_owned(), entry.id.uuid());
+                }
             }
-        }
-        if let Some(id) = entry.order
-            && orders.insert(id)
-            && let Some(order) = readable(tx, id)?
-        {
-            let is_new = id.as_bytes().as_slice() > after.as_slice();
-            for (kind, key) in order.keys(is_new) {
-                additions.insert((scope, kind, key, *id.as_bytes()));
-            }
-            if !is_new {
-                for status in OrderStatus::ALL.iter().filter(|status| **status != order.status) {
-                    removals.insert((scope, Kind::Status, status.word().to_owned(), *id.as_bytes()));
+            if let Some(id) = entry.order
+                && orders.insert(id)
+                && let Some(order) = readable(snapshot, id)?
+            {
+                let is_new = id.as_bytes().as_slice() > after.as_slice();
+                for (kind, key) in order.keys(is_new) {
+                    change(true, kind, key, id.uuid());
+                }
+                if !is_new {
+                    for status in OrderStatus::ALL.iter().filter(|status| **status != order.status) {
+                        change(false, Kind::Status, status.word().to_owned(), id.uuid());
+                    }
                 }
             }
         }
+        changes.sort_unstable();
+        let entries = u32::try_from(tail.len()).unwrap_or(u32::MAX);
+        Ok(Self { after, last: tail.last().map(|entry| entry.id), changes, entries })
     }
-    for ((tenant, mode), kind, key, id) in &removals {
-        tx.execute(
-            "delete from index_entries where tenant_id = $1 and mode = $2 and kind = $3 and key = $4 and id = $5",
-            &[tenant.into(), mode.word().into(), kind.word().into(), key.into(), id.into()],
-        )?;
+}
+
+/// Makes the next changes of a portion, from the `done`th on. Returns how many are done then, or `None` when
+/// that were the last and the watermark stands behind the portion. Steps may be made twice.
+///
+/// # Errors
+/// [`Fault`].
+pub fn take(tx: &mut dyn Tx, portion: &Portion, done: usize) -> Decision<Option<usize>, std::convert::Infallible> {
+    let Some(last) = portion.last else { return Ok(None) };
+    if watermark(tx)? != portion.after {
+        return Err(Fault::Bug("the index was filled from two sides".to_owned()).into());
     }
-    for ((tenant, mode), kind, key, id) in &additions {
-        tx.execute(
+    let end = portion.changes.len().min(done.saturating_add(STEP));
+    for Change { tenant, mode, kind, key, id, comes } in portion.changes.get(done..end).unwrap_or_default() {
+        let sql = if *comes {
             "insert into index_entries (tenant_id, mode, kind, key, id) values ($1, $2, $3, $4, $5)
-             on conflict do nothing",
-            &[tenant.into(), mode.word().into(), kind.word().into(), key.into(), id.into()],
+             on conflict do nothing"
+        } else {
+            "delete from index_entries where tenant_id = $1 and mode = $2 and kind = $3 and key = $4 and id = $5"
+        };
+        tx.execute(
+            sql,
+            &[tenant.as_bytes().into(), mode.word().into(), kind.word().into(), key.into(), id.as_bytes().into()],
         )?;
+    }
+    if end < portion.changes.len() {
+        return Ok(Some(end));
     }
     tx.execute(
         "insert into settings (name, value) values ('index_watermark', $1)
          on conflict (name) do update set value = excluded.value",
-        &[(&watermark).into()],
+        &[(&last.to_string()).into()],
     )?;
-    Ok(u32::try_from(tail.len()).unwrap_or(u32::MAX))
+    Ok(None)
 }

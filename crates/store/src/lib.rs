@@ -22,7 +22,7 @@ pub mod top_up;
 mod migrations;
 
 use port::{Decision, Fault, Snapshot, Tx};
-use sqlite::{Listener, Sqlite};
+use sqlite::{Listener, Sqlite, Turn};
 use std::sync::Arc;
 
 /// A handle on the database; clones share it.
@@ -54,7 +54,21 @@ impl Store {
         R: Send + 'static,
         C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
     {
-        self.sqlite.submit(command).await.unwrap_or_else(|_| sqlite::lost())
+        self.sqlite.submit(Turn::Caller, command).await.unwrap_or_else(|_| sqlite::lost())
+    }
+
+    /// The same for work behind the scenes, fulfilment and the index: while callers wait for the database,
+    /// it gets a share, so that a flood of checkouts is answered soon, and nothing starves.
+    ///
+    /// # Errors
+    /// The command's refusal, or a [`Fault`].
+    pub async fn write_behind<T, R, C>(&self, command: C) -> Decision<T, R>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
+    {
+        self.sqlite.submit(Turn::Behind, command).await.unwrap_or_else(|_| sqlite::lost())
     }
 
     /// Runs a read on one snapshot.

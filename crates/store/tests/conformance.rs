@@ -850,7 +850,7 @@ impl Game {
     }
 
     fn take_tail(&mut self) {
-        self.db().write(store::index::take_tail).unwrap();
+        self.db().write(world::take_tail).unwrap();
     }
 
     /// The balance is the fold of the entries and what the model says; all accounts sum to zero.

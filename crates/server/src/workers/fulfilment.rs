@@ -89,7 +89,7 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let claimed: Decision<_, std::convert::Infallible> = platform
         .store
-        .write(move |tx| {
+        .write_behind(move |tx| {
             let leased = claim_jobs(tx, &able, limit, LEASE_MS)?;
             let full = leased.len() == usize::try_from(limit).unwrap_or(usize::MAX);
             let next = if full { None } else { job::next_due(tx)? };
@@ -105,7 +105,7 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
 /// Does one job's step and records it.
 async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePermit) {
     let done = match &leased.task {
-        Task::Finish => platform.store.write(move |tx| end_job(tx, &leased)).await,
+        Task::Finish => platform.store.write_behind(move |tx| end_job(tx, &leased)).await,
         Task::Fulfil { placement, step } => {
             let (placement, step) = (placement.clone(), *step);
             fulfil(&platform, leased, placement, step).await
@@ -154,7 +154,7 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
         }
     };
     platform.metrics.upstream_call(&placement.provider, call, outcome);
-    platform.store.write(move |tx| record_answer(tx, &leased, &heard, &raw, patience)).await
+    platform.store.write_behind(move |tx| record_answer(tx, &leased, &heard, &raw, patience)).await
 }
 
 const LATE: &str = "no answer in time";
@@ -168,7 +168,7 @@ async fn in_time<T>(answer: Answer<'_, T>, late: impl FnOnce() -> T) -> provider
 async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Decision<(), LeaseLost> {
     let reason = format!("the provider {provider} is not set up");
     let most = platform.config.fulfilment.max_attempts;
-    platform.store.write(move |tx| postpone(tx, &leased, &reason, most)).await
+    platform.store.write_behind(move |tx| postpone(tx, &leased, &reason, most)).await
 }
 
 async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> Decision<(), LeaseLost> {
@@ -196,7 +196,7 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
     let most = platform.config.fulfilment.max_attempts;
     platform
         .store
-        .write(move |tx| {
+        .write_behind(move |tx| {
             record_cancellations(tx, &leased, &answers, most)?;
             for (reference, raw) in said.iter().filter(|(_, raw)| !raw.is_empty()) {
                 keep_answer(tx, reference, "cancel", raw)?;

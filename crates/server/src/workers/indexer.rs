@@ -2,10 +2,13 @@
 //! moment later when it is quiet.
 
 use crate::platform::Platform;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use store::index::{INDEX_BATCH, take_tail};
+use store::Store;
+use store::index::{INDEX_BATCH, Portion, take};
+use store::port::{Decision, Failure, Fault};
 use tokio::sync::Notify;
 
 /// What the writer tells the indexer.
@@ -44,7 +47,7 @@ pub async fn run(platform: Arc<Platform>, tail: Arc<Tail>) {
                     () = platform.stopped() => return,
                 }
             }
-            match platform.store.write(|tx| take_tail(tx)).await {
+            match take_portion(&platform.store).await {
                 Ok(taken) => {
                     let taken = u64::from(taken);
                     let _ = tail.entries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |entries| {
@@ -52,11 +55,30 @@ pub async fn run(platform: Arc<Platform>, tail: Arc<Tail>) {
                         Some(if taken == 0 { 0 } else { entries.saturating_sub(taken) })
                     });
                 }
-                Err(failure) => {
-                    tracing::warn!(?failure, "the index could not be filled");
+                Err(fault) => {
+                    tracing::warn!(%fault, "the index could not be filled");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
         }
     }
+}
+
+/// Takes the oldest part of the tail into the index, in steps between which others may write. Returns how
+/// many entries it took.
+async fn take_portion(store: &Store) -> Result<u32, Fault> {
+    let portion = Arc::new(store.read(Portion::read).await?);
+    let mut next = Some(0);
+    while let Some(done) = next {
+        let portion = Arc::clone(&portion);
+        next = infallible(store.write_behind(move |tx| take(tx, &portion, done)).await)?;
+    }
+    Ok(portion.entries)
+}
+
+fn infallible<T>(decision: Decision<T, Infallible>) -> Result<T, Fault> {
+    decision.map_err(|failure| match failure {
+        Failure::Fault(fault) => fault,
+        Failure::Refused(never) => match never {},
+    })
 }

@@ -2,6 +2,7 @@
 //! checkpoints off the writer.
 
 mod keys;
+mod queue;
 mod transaction;
 mod writer;
 
@@ -9,6 +10,9 @@ use crate::migrations;
 use crate::port::{Decision, Event, Failure, Fault, Snapshot, Tx};
 use domain::id::IdSequence;
 use domain::time::Timestamp;
+use queue::Queue;
+pub(crate) use queue::Turn;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +24,7 @@ use tokio::sync::oneshot;
 use transaction::{Memory, Random, SqliteSnapshot, fault};
 use uuid::Uuid;
 pub use writer::{Listener, Now};
-use writer::{MOST_IN_GROUP, Submitted, Waiting, Writer};
+use writer::{Submitted, Waiting, Writer};
 
 /// Threads that read.
 const READERS: usize = 3;
@@ -33,7 +37,7 @@ type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 /// The open database. Dropping it ends the threads after the work they have.
 pub struct Sqlite {
-    writer: Option<Sender<Box<dyn Waiting>>>,
+    writer: Option<Sender<(Turn, Box<dyn Waiting>)>>,
     readers: Option<Sender<Read>>,
     threads: Vec<JoinHandle<()>>,
     listeners: Arc<RwLock<Vec<Listener>>>,
@@ -66,6 +70,8 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(256);
+    // Otherwise SQLite plans a join or a range anew each time other values are bound to its statement.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "temp_store", "memory")?;
     Ok(connection)
 }
@@ -114,7 +120,7 @@ impl Sqlite {
         let (commands, waiting) = channel();
         let (reads, to_read) = channel();
         let mut threads = vec![
-            spawn("store-writer", move || write_until_closed(writer, &waiting, &dirty)),
+            spawn("store-writer", move || write_until_closed(writer, Queue::new(waiting), &dirty)),
             spawn("store-checkpoint", move || checkpoint_until_closed(&checkpointer, &to_checkpoint, &reset_log)),
         ];
         let to_read = Arc::new(Mutex::new(to_read));
@@ -152,7 +158,7 @@ impl Sqlite {
     }
 
     /// Submits a command; the receiver gets the decision after the commit.
-    pub(crate) fn submit<T, R, C>(&self, command: C) -> oneshot::Receiver<Decision<T, R>>
+    pub(crate) fn submit<T, R, C>(&self, turn: Turn, command: C) -> oneshot::Receiver<Decision<T, R>>
     where
         T: Send + 'static,
         R: Send + 'static,
@@ -161,7 +167,7 @@ impl Sqlite {
         let (submitted, answer) = Submitted::new(command);
         if let Some(writer) = &self.writer {
             // A writer that is gone drops the command, and the receiver learns it.
-            let _ = writer.send(Box::new(submitted));
+            let _ = writer.send((turn, Box::new(submitted)));
         }
         answer
     }
@@ -251,10 +257,8 @@ fn recall_memory(connection: &Connection, seed: u64) -> rusqlite::Result<Memory>
     Ok(Memory { ids, random: Random(seed), keys, events: Vec::new() })
 }
 
-fn write_until_closed(mut writer: Writer, waiting: &Receiver<Box<dyn Waiting>>, dirty: &SyncSender<()>) {
-    while let Ok(first) = waiting.recv() {
-        let mut group = vec![first];
-        group.extend(waiting.try_iter().take(MOST_IN_GROUP - 1));
+fn write_until_closed(mut writer: Writer, mut waiting: Queue, dirty: &SyncSender<()>) {
+    while let Some(group) = waiting.next_group() {
         writer.step(group);
         if let Err(fault) = writer.spill_keys() {
             tracing::warn!(%fault, "idempotency keys could not be moved to disk");

@@ -150,6 +150,8 @@ pub(super) struct SqliteTx<'c> {
     pub(super) connection: &'c Connection,
     pub(super) memory: &'c mut Memory,
     pub(super) now: Timestamp,
+    /// Whether it ran a statement that may have changed something.
+    pub(super) wrote: bool,
 }
 
 impl Snapshot for SqliteTx<'_> {
@@ -178,6 +180,7 @@ impl Tx for SqliteTx<'_> {
     }
 
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault> {
+        self.wrote = true;
         let mut statement = self.connection.prepare_cached(sql).map_err(|error| fault(&error))?;
         bind(&mut statement, values)?;
         statement.raw_execute().map_err(|error| fault(&error))

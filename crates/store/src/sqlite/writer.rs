@@ -1,5 +1,5 @@
-//! The one writer: it takes all commands that wait, runs each behind its own savepoint, commits them
-//! together, and answers only then. A step is driven from outside; a thread is one driver.
+//! The one writer: it takes all commands that wait, runs them in one transaction that a refused one leaves
+//! no trace in, commits them together, and answers only then. A step is driven from outside; a thread is one driver.
 
 use super::transaction::{Memory, SqliteTx, fault};
 use crate::port::{Decision, Event, Failure, Fault, Tx};
@@ -9,9 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
-
-/// The most commands of one commit.
-pub(super) const MOST_IN_GROUP: usize = 256;
 
 /// What a command came to, before the commit.
 pub(super) enum Verdict {
@@ -79,6 +76,24 @@ pub type Listener = Arc<dyn Fn(&[Event]) + Send + Sync>;
 /// The clock of the writer, injected.
 pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// How the changes of a command that is refused are undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    /// By rolling the group back; the group then runs again.
+    WithTheGroup,
+    /// By a savepoint of its own.
+    Alone,
+}
+
+/// What became of a group's transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ran {
+    /// It is durable.
+    Committed,
+    /// A command wrote before it was refused.
+    MustBeUndoneAlone,
+}
+
 /// The writer's step and all it holds.
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -105,8 +120,6 @@ impl Writer {
                 }
             }
             Err(fault) => {
-                self.memory.keys.abort();
-                self.memory.events.clear();
                 tracing::error!(%fault, commands = group.len(), "a group of commands was rolled back");
                 for waiting in group {
                     waiting.answer(Err(fault.clone()));
@@ -119,35 +132,60 @@ impl Writer {
     }
 
     fn run_group(&mut self, group: &mut [Box<dyn Waiting>]) -> Result<(), Fault> {
+        // A savepoint makes SQLite copy every page a command changes. Nearly all refusals are decided before
+        // anything is written, so the group runs without, and again with savepoints if one was not.
+        match self.transaction(group, Undo::WithTheGroup)? {
+            Ran::Committed => Ok(()),
+            Ran::MustBeUndoneAlone => self.transaction(group, Undo::Alone).map(|_| ()),
+        }
+    }
+
+    fn transaction(&mut self, group: &mut [Box<dyn Waiting>], undo: Undo) -> Result<Ran, Fault> {
         self.statement("begin immediate")?;
-        let outcome = self.run_commands(group).and_then(|()| self.statement("commit"));
-        if outcome.is_err() && !self.connection.is_autocommit() {
-            // The transaction may have been rolled back by SQLite itself; a second time does no harm.
-            let _ = self.statement("rollback");
+        let outcome = match self.run_commands(group, undo) {
+            Ok(Ran::Committed) => self.statement("commit").map(|()| Ran::Committed),
+            other => other,
+        };
+        if !matches!(outcome, Ok(Ran::Committed)) {
+            self.memory.keys.abort();
+            self.memory.events.clear();
+            if !self.connection.is_autocommit() {
+                // The transaction may have been rolled back by SQLite itself; a second time does no harm.
+                let _ = self.statement("rollback");
+            }
         }
         outcome
     }
 
-    fn run_commands(&mut self, group: &mut [Box<dyn Waiting>]) -> Result<(), Fault> {
+    fn run_commands(&mut self, group: &mut [Box<dyn Waiting>], undo: Undo) -> Result<Ran, Fault> {
         for waiting in group {
-            self.statement("savepoint command")?;
+            if undo == Undo::Alone {
+                self.statement("savepoint command")?;
+            }
             let keys = self.memory.keys.mark();
             let events = self.memory.events.len();
             let now = self.memory.ids.not_before_last((self.now)());
-            let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now };
+            let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now, wrote: false };
             let verdict = waiting.run(&mut tx);
+            let wrote = tx.wrote;
             match verdict {
                 Verdict::Done => {}
                 Verdict::Refused | Verdict::Failed(Fault::Bug(_)) => {
-                    self.statement("rollback to command")?;
+                    match undo {
+                        Undo::Alone => self.statement("rollback to command")?,
+                        Undo::WithTheGroup if wrote => return Ok(Ran::MustBeUndoneAlone),
+                        Undo::WithTheGroup => {}
+                    }
                     self.memory.keys.forget_since(keys);
                     self.memory.events.truncate(events);
                 }
                 Verdict::Failed(fault) => return Err(fault),
             }
-            self.statement("release command")?;
+            if undo == Undo::Alone {
+                self.statement("release command")?;
+            }
         }
-        Ok(())
+        Ok(Ran::Committed)
     }
 
     fn statement(&self, sql: &str) -> Result<(), Fault> {
@@ -183,7 +221,7 @@ impl Writer {
 
     fn move_to_disk(&mut self, keys: &[(crate::port::KeyHash, uuid::Uuid)]) -> Result<(), Fault> {
         let now = (self.now)();
-        let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now };
+        let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now, wrote: false };
         for (key, result) in keys {
             tx.execute(
                 "insert into idempotency_index (key_hash, result_id)

@@ -1,0 +1,110 @@
+//! The driver's side of the process under measurement: this very program, started again to serve.
+
+use crate::Outcome;
+use crate::random::Random;
+use crate::serving::OPERATOR_EMAIL;
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// The server in its own process.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    address: SocketAddr,
+    plan: String,
+    api_keys: Vec<String>,
+    operator_password: String,
+}
+
+impl ServerProcess {
+    /// Starts it and waits until it listens and has its tenants.
+    pub fn start(data: &Path, tenants: u32, seed: u64) -> Outcome<Self> {
+        let operator_password = format!("bench-{:016x}", Random(!seed).next());
+        let mut command = Command::new(std::env::current_exe()?);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ESIMD_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .arg("serve")
+            .arg(data)
+            .args([tenants.to_string(), seed.to_string()])
+            .env("ESIMD_LISTEN", "127.0.0.1:0")
+            .env("ESIMD_LOG", "warn")
+            .env("ESIMD_SANDBOX_DELAY_MS", "0")
+            // The limiter works, but refuses nothing.
+            .env("ESIMD_LIMITS_TENANT_PER_SECOND", "1000000")
+            .env("ESIMD_LIMITS_TENANT_BURST", "1000000")
+            .env("ESIMD_OPERATOR_EMAIL", OPERATOR_EMAIL)
+            .env("ESIMD_OPERATOR_PASSWORD", &operator_password)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { child, address, plan: String::new(), api_keys: Vec::new(), operator_password };
+        let mut line = String::new();
+        let stdout = server.child.stdout.take().ok_or("the server has no output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        let ready: Value = serde_json::from_str(&line).map_err(|error| format!("the server did not start: {error}"))?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        server.address = text(&ready["address"]).parse()?;
+        server.plan = text(&ready["plan"]);
+        server.api_keys = ready["keys"].as_array().map(|keys| keys.iter().map(text).collect()).unwrap_or_default();
+        Ok(server)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The plan to buy.
+    pub fn plan(&self) -> &str {
+        &self.plan
+    }
+
+    /// One key of each tenant.
+    pub fn api_keys(&self) -> &[String] {
+        &self.api_keys
+    }
+
+    /// The operator's password.
+    pub fn operator_password(&self) -> &str {
+        &self.operator_password
+    }
+
+    /// Its memory, now and at most so far, as the kernel counts it.
+    pub fn memory(&self) -> Outcome<String> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let mebibytes = |name: &str| -> Outcome<String> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("the kernel tells no memory")?;
+            let kibibytes: u32 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
+            Ok(format!("{:.1} MiB", f64::from(kibibytes) / 1_024.0))
+        };
+        Ok(format!("{}, at most {}", mebibytes("VmRSS")?, mebibytes("VmHWM")?))
+    }
+
+    /// Ends it in good order.
+    pub fn stop(&mut self) -> Outcome<()> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("the server ended with {status}").into()) }
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        // After a run that broke off; one that has ended already is left alone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,87 @@
+//! Who is in the writer's next group: whoever waits for an answer comes first; the work behind the scenes
+//! gets a share of every group, and all of it when nobody else waits.
+
+use super::writer::Waiting;
+use std::collections::VecDeque;
+use std::sync::mpsc::Receiver;
+
+/// Whose turn a command takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Somebody waits for the answer.
+    Caller,
+    /// Nobody does: fulfilment, the index.
+    Behind,
+}
+
+/// The most commands of one commit.
+const MOST_IN_GROUP: usize = 256;
+/// The least share of a group for the work behind, commands; more callers make it larger.
+const LEAST_SHARE: usize = 16;
+/// One command of the work behind for so many of the callers'.
+const CALLERS_PER_SHARE: usize = 4;
+
+/// The commands that wait.
+pub(super) struct Queue {
+    arriving: Receiver<(Turn, Box<dyn Waiting>)>,
+    callers: VecDeque<Box<dyn Waiting>>,
+    behind: VecDeque<Box<dyn Waiting>>,
+}
+
+impl Queue {
+    pub(super) fn new(arriving: Receiver<(Turn, Box<dyn Waiting>)>) -> Self {
+        Self { arriving, callers: VecDeque::new(), behind: VecDeque::new() }
+    }
+
+    /// The next group, waiting for its first command; `None` when everything is done and nobody can ask any more.
+    pub(super) fn next_group(&mut self) -> Option<Vec<Box<dyn Waiting>>> {
+        if self.callers.is_empty() && self.behind.is_empty() {
+            let first = self.arriving.recv().ok()?;
+            self.line_up(first);
+        }
+        while let Ok(next) = self.arriving.try_recv() {
+            self.line_up(next);
+        }
+        let callers = self.callers.len().min(MOST_IN_GROUP);
+        let share = if callers == 0 { MOST_IN_GROUP } else { LEAST_SHARE.max(callers / CALLERS_PER_SHARE) };
+        let behind = self.behind.len().min(share);
+        Some(self.callers.drain(..callers).chain(self.behind.drain(..behind)).collect())
+    }
+
+    fn line_up(&mut self, (turn, command): (Turn, Box<dyn Waiting>)) {
+        match turn {
+            Turn::Caller => self.callers.push_back(command),
+            Turn::Behind => self.behind.push_back(command),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::writer::Submitted;
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    fn command() -> Box<dyn Waiting> {
+        Box::new(Submitted::new(|_: &mut dyn crate::port::Tx| crate::port::Decision::<(), ()>::Ok(())).0)
+    }
+
+    #[test]
+    fn callers_come_first_and_nothing_starves() {
+        let (submit, arriving) = channel();
+        let mut queue = Queue::new(arriving);
+        for _ in 0..400 {
+            submit.send((Turn::Behind, command())).unwrap();
+        }
+        for _ in 0..300 {
+            submit.send((Turn::Caller, command())).unwrap();
+        }
+        drop(submit);
+        let mut groups = Vec::new();
+        while let Some(group) = queue.next_group() {
+            groups.push(group.len());
+        }
+        // 256 callers and their quarter, 44 callers and the least share, then what is left behind.
+        assert_eq!(groups, [320, 60, 256, 64]);
+    }
+}
