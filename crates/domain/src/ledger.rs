@@ -238,6 +238,8 @@ words! {
         Unreadable = "unreadable",
         /// An order's total and refunds are not what the ledger says.
         OrderMismatch = "order_mismatch",
+        /// A top-up's status or credited amount is not what the ledger says.
+        TopUpMismatch = "top_up_mismatch",
     }
 }
 

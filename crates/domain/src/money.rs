@@ -7,6 +7,10 @@ use std::str::FromStr;
 /// The largest amount the platform handles, in minor units: beyond it an input is absurd.
 pub const LARGEST_MINOR: i64 = 1_000_000_000_000_000;
 
+/// The largest balance that top-ups and corrections may lead to, either way, in minor units: what is
+/// beyond it, up to [`LARGEST_MINOR`], is kept for refunds, which must never fail.
+pub const LARGEST_CREDIT_MINOR: i64 = LARGEST_MINOR / 2;
+
 /// An ISO 4217 currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency(iso_currency::Currency);

@@ -587,7 +587,7 @@ impl Oracle {
 
     fn in_range(&self, world: World, amount: i64) -> Result<(), Refusal> {
         match self.balance(world).checked_add(amount) {
-            Some(balance) if (-LARGEST..=LARGEST).contains(&balance) => Ok(()),
+            Some(balance) if (-LARGEST / 2..=LARGEST / 2).contains(&balance) => Ok(()),
             _ => Err(Refusal::TooLarge),
         }
     }

@@ -7,7 +7,7 @@ use crate::fields::{Field, Values, check, check_query, read_json};
 use crate::limits::Allowance;
 use crate::platform::Platform;
 use crate::problem::{Code, FieldFault, Problem};
-use crate::routes::{Handler, Route, Router};
+use crate::routes::{Handler, Limit, Route, Router};
 use domain::id::OperatorId;
 use domain::money::Currency;
 use domain::tenant::Scope;
@@ -368,11 +368,13 @@ async fn admit(
 ) -> Result<Caller, Problem> {
     match route.handler {
         Handler::Public(_) => {
-            if route.is_limited() {
-                let (left, allowed) = platform.limits.address(address);
-                *allowance = left;
-                allowed?;
-            }
+            let (left, allowed) = match route.limit() {
+                Limit::None => (None, Ok(())),
+                Limit::Stranger => platform.limits.address(address),
+                Limit::Link => platform.limits.link(address),
+            };
+            *allowance = left;
+            allowed?;
             Ok(Caller::Stranger)
         }
         Handler::Tenant { .. } => {
@@ -486,7 +488,7 @@ fn check_fields(
     let query = if query.is_empty() && declared.iter().all(|field| !field.required) {
         Ok(Values::default())
     } else {
-        check_query(declared, query, currency)
+        check_query(declared, query, currency, route.is_for_people())
     };
     let body = match (route.body, body) {
         (Some(fields), Some(body)) => check(fields, body, currency),

@@ -198,21 +198,29 @@ struct Check {
 pub fn check(fields: &[Field], body: Value, currency: Currency) -> Result<Values, Vec<FieldFault>> {
     let mut check = Check { currency, faults: Vec::new() };
     let Value::Object(map) = body else {
-        let fault = fault("", "wrong_type", "the body must be a JSON object");
+        let fault = fault("body", "wrong_type", "must be a JSON object");
         return Err(vec![fault]);
     };
     let values = check.object("", fields, map);
     if check.faults.is_empty() { Ok(Values(values)) } else { Err(check.faults) }
 }
 
-/// Checks a query string against its declaration.
+/// Checks a query string against its declaration. Unknown parameters are faults, unless they are ignored.
 ///
 /// # Errors
 /// All faults.
-pub fn check_query(fields: &[Field], query: &str, currency: Currency) -> Result<Values, Vec<FieldFault>> {
+pub fn check_query(
+    fields: &[Field],
+    query: &str,
+    currency: Currency,
+    ignore_unknown: bool,
+) -> Result<Values, Vec<FieldFault>> {
     let mut check = Check { currency, faults: Vec::new() };
     let mut map = Map::new();
     for (name, text) in form_urlencoded::parse(query.as_bytes()) {
+        if ignore_unknown && !fields.iter().any(|field| field.name == name) {
+            continue;
+        }
         let value = match fields.iter().find(|field| field.name == name).map(|field| field.kind) {
             // A number in a query is a text that must read as one.
             Some(Kind::Integer(..) | Kind::Money | Kind::PositiveMoney | Kind::SignedMoney) if !text.is_empty() => {
@@ -232,13 +240,21 @@ pub fn check_query(fields: &[Field], query: &str, currency: Currency) -> Result<
     if check.faults.is_empty() { Ok(Values(values)) } else { Err(check.faults) }
 }
 
+/// The most faults of one answer.
+const MOST_FAULTS: usize = 100;
+/// The most characters of a fault's path: an unknown field may have a name of any length.
+const LONGEST_PATH: usize = 200;
+
 fn fault(path: &str, code: &'static str, message: impl Into<String>) -> FieldFault {
-    FieldFault { path: path.to_owned(), code, message: message.into() }
+    FieldFault { path: path.chars().take(LONGEST_PATH).collect(), code, message: message.into() }
 }
 
 impl Check {
     fn fault(&mut self, path: &str, code: &'static str, message: impl Into<String>) {
-        self.faults.push(fault(path, code, message));
+        // More would help nobody, and an answer must not be larger than its request.
+        if self.faults.len() < MOST_FAULTS {
+            self.faults.push(fault(path, code, message));
+        }
     }
 
     fn object(&mut self, path: &str, fields: &[Field], mut map: Map<String, Value>) -> Map<String, Value> {

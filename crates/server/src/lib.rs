@@ -139,7 +139,8 @@ impl App {
             Money::parse(text, currency)
                 .map_err(|_| StartError(format!("top_up.{key}: {text} is no amount of {currency}")))
         };
-        let top_up_bounds = (bound("min", &config.top_up.min)?, bound("max", &config.top_up.max)?);
+        bound("min", &config.top_up.min)?;
+        bound("max", &config.top_up.max)?;
         let data_dir = DataDir::lock(&config.data_dir).map_err(StartError)?;
         let master = data_dir.master_key(&config).map_err(StartError)?;
         let clock = Arc::clone(&runtime.clock);
@@ -152,6 +153,12 @@ impl App {
             .map_err(|error| StartError(error.to_string()))?;
         let keyring = Keyring::load(&store, &master).await.map_err(|error| StartError(error.0))?;
         let keyring = Arc::new(RwLock::new(keyring));
+        // Before the first start makes accounts: their passwords are shown once, by a start that succeeds.
+        let (listener, address) = listen(config.listen).await?;
+        let admin = match config.admin_listen {
+            None => None,
+            Some(admin) => Some(listen(admin).await?),
+        };
         let hasher = Hasher::new(config.auth.hashing_threads).map_err(|problem| StartError(problem.message.clone()))?;
         let made =
             first_start::prepare(&config, &store, &hasher, currency).await.map_err(|error| StartError(error.0))?;
@@ -160,11 +167,6 @@ impl App {
             .await
             .map_err(|failure| StartError(format!("the jobs cannot be taken up: {failure:?}")))?;
 
-        let (listener, address) = listen(config.listen).await?;
-        let admin = match config.admin_listen {
-            None => None,
-            Some(admin) => Some(listen(admin).await?),
-        };
         let (stop, stopping) = watch::channel(false);
         let upstreams: Upstreams =
             [(store::checkout::SANDBOX.to_owned(), Arc::new(sandbox.clone()) as Arc<dyn Upstream>)].into();
@@ -184,7 +186,6 @@ impl App {
             upstreams,
             stopping,
             currency,
-            top_up_bounds,
         });
         let admin_address = admin.as_ref().map(|(_, address)| *address);
         let mut app = Self { platform, address, admin_address, made, stop, tasks: Vec::new(), data_dir };

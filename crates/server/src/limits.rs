@@ -13,6 +13,15 @@ use std::num::NonZeroU32;
 
 type Keyed<K> = RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock, StateInformationMiddleware>;
 
+/// Who counts as one caller: an IPv4 address, or the /64 an IPv6 host can choose its addresses from.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        address => address,
+    }
+}
+
 /// What is left, for the `RateLimit-*` headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
@@ -28,6 +37,7 @@ pub struct Allowance {
 pub struct RateLimits {
     tenants: Option<(Keyed<TenantId>, Quota)>,
     addresses: Option<(Keyed<IpAddr>, Quota)>,
+    links: Option<(Keyed<IpAddr>, Quota)>,
     clock: DefaultClock,
 }
 
@@ -51,6 +61,8 @@ impl RateLimits {
         Self {
             tenants: on.then(|| keyed(limits.tenant_per_second, limits.tenant_burst)),
             addresses: on.then(|| keyed(limits.public_per_second, limits.public_burst)),
+            // Travellers behind one address, or a partner that fetches the pictures: as many as a tenant.
+            links: on.then(|| keyed(limits.tenant_per_second, limits.tenant_burst)),
             clock: DefaultClock::default(),
         }
     }
@@ -88,7 +100,12 @@ impl RateLimits {
 
     /// Counts a stranger's request: what is left, and 429 when nothing was.
     pub fn address(&self, address: IpAddr) -> (Option<Allowance>, Result<(), Problem>) {
-        self.take(self.addresses.as_ref(), &address)
+        self.take(self.addresses.as_ref(), &network(address))
+    }
+
+    /// Counts a request for a traveller's link: what is left, and 429 when nothing was.
+    pub fn link(&self, address: IpAddr) -> (Option<Allowance>, Result<(), Problem>) {
+        self.take(self.links.as_ref(), &network(address))
     }
 
     /// Forgets who was quiet.
@@ -96,7 +113,7 @@ impl RateLimits {
         if let Some((limiter, _)) = &self.tenants {
             limiter.retain_recent();
         }
-        if let Some((limiter, _)) = &self.addresses {
+        for (limiter, _) in [&self.addresses, &self.links].into_iter().flatten() {
             limiter.retain_recent();
         }
     }

@@ -80,6 +80,10 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     start_log(&config);
+    // Every connection is an open file, and the usual limit of 1,024 is one busy client.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the process cannot start its threads: {error}")),

@@ -53,8 +53,6 @@ pub struct Platform {
     pub stopping: watch::Receiver<bool>,
     /// The billing currency of new tenants.
     pub currency: Currency,
-    /// The least and the most of a top-up.
-    pub top_up_bounds: (Money, Money),
 }
 
 impl std::fmt::Debug for Platform {

@@ -56,6 +56,17 @@ impl std::fmt::Debug for Content {
     }
 }
 
+/// How a stranger's calls are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Not at all.
+    None,
+    /// As a stranger's.
+    Stranger,
+    /// As a traveller's, who may share an address with many.
+    Link,
+}
+
 /// One route.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
@@ -84,10 +95,21 @@ pub struct Route {
 }
 
 impl Route {
-    /// Whether a stranger's calls are counted.
+    /// How a stranger's calls are counted.
     #[must_use]
-    pub fn is_limited(&self) -> bool {
-        self.method == "POST" || self.path.starts_with("/e/")
+    pub fn limit(&self) -> Limit {
+        match self.method {
+            "POST" => Limit::Stranger,
+            _ if self.path.starts_with("/e/") => Limit::Link,
+            _ => Limit::None,
+        }
+    }
+
+    /// Whether people follow links here: mail and shops add parameters of their own to links, which must
+    /// not break them.
+    #[must_use]
+    pub fn is_for_people(&self) -> bool {
+        matches!(self.handler, Handler::Public(_)) && self.method == "GET"
     }
 
     /// Whether it belongs to the operator's side, which may have a listener of its own.

@@ -47,6 +47,7 @@ pub async fn serve(platform: Arc<Platform>, router: &'static Router, listener: T
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
+            .half_close(true)
             .header_read_timeout(HEAD_TIME)
             .max_buf_size(64 * 1_024)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);

@@ -375,46 +375,69 @@ pub struct Throttled {
     pub until: Timestamp,
 }
 
-/// Counts a login as failed before its password is looked at, so that guesses sent at once are
-/// counted, too. The returned number takes it back.
+/// Whether a guess is taken now: the account's failures from this address, its failures from anywhere,
+/// and the address's failures with any account must be below their limits.
 ///
 /// # Errors
-/// [`Throttled`].
-pub fn begin_login(tx: &mut dyn Tx, account: &str, address: &str, limits: GuessLimits) -> Decision<i64, Throttled> {
-    let now = tx.now();
+/// [`Fault`]; the inner error says until when nothing is taken.
+pub fn may_guess(
+    snapshot: &mut dyn Snapshot,
+    account: &str,
+    address: &str,
+    limits: GuessLimits,
+    now: Timestamp,
+) -> Result<Result<(), Throttled>, Fault> {
     let since = now.plus_millis(-limits.window_ms);
-    for (subject, most) in [(account, limits.per_account), (address, limits.per_address)] {
+    for (subject, most) in subjects(account, address, limits) {
         let failures = collect(
-            tx,
+            snapshot,
             "select at from login_failures where subject = $1 and at > $2 order by at desc limit $3",
-            &[subject.into(), since.into(), most.into()],
+            &[(&subject).into(), since.into(), most.into()],
             |row| row.int(0),
         )?;
         if let Some(oldest) = failures.last()
             && failures.len() >= usize::try_from(most).unwrap_or(usize::MAX)
         {
-            return refuse(Throttled { until: Timestamp::from_millis(*oldest).plus_millis(limits.window_ms) });
+            return Ok(Err(Throttled { until: Timestamp::from_millis(*oldest).plus_millis(limits.window_ms) }));
         }
     }
-    let attempt = i64::try_from(tx.random() >> 1).unwrap_or(0);
-    for subject in [account, address] {
-        tx.execute(
-            "insert into login_failures (subject, at, n) values ($1, $2, $3)",
-            &[subject.into(), now.into(), attempt.into()],
-        )?;
-        tx.execute("delete from login_failures where subject = $1 and at <= $2", &[subject.into(), since.into()])?;
-    }
-    Ok(attempt)
+    Ok(Ok(()))
 }
 
-/// Takes a login back from the count of failures: the password was right. The account's earlier
-/// failures are forgiven, the address's are not.
+/// From how many addresses at once an account is guessed at before it is closed to all of them: one
+/// stranger alone must not be able to lock the owner out.
+const ADDRESSES_OF_A_GUESSED_ACCOUNT: u32 = 10;
+
+fn subjects(account: &str, address: &str, limits: GuessLimits) -> [(String, u32); 3] {
+    [
+        (format!("{account} {address}"), limits.per_account),
+        (account.to_owned(), limits.per_account.saturating_mul(ADDRESSES_OF_A_GUESSED_ACCOUNT)),
+        (address.to_owned(), limits.per_address),
+    ]
+}
+
+/// Counts a wrong guess.
 ///
 /// # Errors
 /// [`Fault`].
-pub fn login_succeeded(tx: &mut dyn Tx, account: &str, address: &str, attempt: i64) -> Decision<(), Infallible> {
-    tx.execute("delete from login_failures where subject = $1", &[account.into()])?;
-    tx.execute("delete from login_failures where subject = $1 and n = $2", &[address.into(), attempt.into()])?;
+pub fn guessed_wrong(tx: &mut dyn Tx, account: &str, address: &str, limits: GuessLimits) -> Decision<(), Infallible> {
+    let now = tx.now();
+    let n = i64::try_from(tx.random() >> 1).unwrap_or(0);
+    for (subject, _) in subjects(account, address, limits) {
+        tx.execute(
+            "insert into login_failures (subject, at, n) values ($1, $2, $3)",
+            &[(&subject).into(), now.into(), n.into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// Forgives an account's failures from this address: the password was right.
+///
+/// # Errors
+/// [`Fault`].
+pub fn guessed_right(tx: &mut dyn Tx, account: &str, address: &str) -> Decision<(), Infallible> {
+    tx.execute("delete from login_failures where subject = $1", &[(&format!("{account} {address}")).into()])?;
     Ok(())
 }
 

@@ -571,6 +571,19 @@ pub fn postpone(tx: &mut dyn Tx, leased: &Leased, reason: &str, attempts_before_
     Ok(())
 }
 
+/// Gives a job to the operator: its step cannot be recorded, and trying again would not help.
+///
+/// # Errors
+/// [`LeaseLost`].
+pub fn give_up(tx: &mut dyn Tx, leased: &Leased, reason: &str) -> Decision<(), LeaseLost> {
+    if !hold(tx, leased)? {
+        return refuse(LeaseLost);
+    }
+    let now = tx.now();
+    reschedule(tx, leased.job, JobState::Dead, now, Some(reason))?;
+    Ok(())
+}
+
 /// Records what the upstream said to each eSIM it was asked to take back.
 ///
 /// # Errors

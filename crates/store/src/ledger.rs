@@ -4,7 +4,7 @@
 use crate::port::{Event, Fault, Row, Snapshot, Tx, change_one, collect, row};
 use domain::id::{EntryId, OrderId, TenantId, TopUpId};
 use domain::ledger::{Account, Damage, Entry, EntryKind, Hash, Head, Movement, append, verify};
-use domain::money::{Currency, Money};
+use domain::money::{Currency, LARGEST_CREDIT_MINOR, Money};
 use domain::tenant::{Mode, TenantStatus};
 use domain::time::Timestamp;
 use std::collections::HashMap;
@@ -18,6 +18,14 @@ pub(crate) struct Locked {
     pub(crate) tenant_number: i64,
     pub(crate) status: TenantStatus,
     read_count: i64,
+}
+
+impl Locked {
+    /// Whether this credit may be added and still leaves room for refunds.
+    pub(crate) fn leaves_room(&self, amount: Money) -> bool {
+        let after = self.head.balance.plus(amount).map(Money::minor);
+        after.is_ok_and(|after| after.unsigned_abs() <= LARGEST_CREDIT_MINOR.unsigned_abs())
+    }
 }
 
 fn hash(bytes: &[u8]) -> Result<Hash, Fault> {
@@ -294,6 +302,27 @@ fn head(row: &dyn Row, tenant: TenantId, mode: Mode) -> Result<Head, Fault> {
     Ok(Head { tenant, mode, count: row.int(4)?, hash: hash(row.bytes(5)?)?, balance })
 }
 
+/// Compares a credited top-up with its row: one that is open again could be credited twice.
+fn compare_top_up(snapshot: &mut dyn Snapshot, credit: &Entry) -> Result<Result<(), Finding>, Fault> {
+    let Some(id) = credit.movement.top_up else { return Ok(Ok(())) };
+    let known = row(
+        snapshot,
+        "select credited, status, tenant_id from top_ups where id = $1",
+        &[id.as_bytes().into()],
+        |row| {
+            let open = matches!(row.text(1)?, "pending" | "under_review" | "expired" | "rejected");
+            Ok((row.opt_int(0)?, open, row.bytes(2)? == credit.tenant.as_bytes()))
+        },
+    );
+    match known {
+        Ok(Some((Some(credited), false, true))) if credited == credit.movement.amount.minor() => Ok(Ok(())),
+        Ok(_) | Err(Fault::Bug(_)) => {
+            Ok(Err(found(Damage::TopUpMismatch, Some(credit.id.to_string()), format!("top-up {id}"))))
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
 impl Check {
     /// Notes where every chain stands now; entries written later are not part of this check.
     ///
@@ -340,7 +369,7 @@ impl Check {
         let (after, end) = (std::mem::take(&mut self.last), self.end.clone());
         let mut last = after.clone();
         let mut walked = Ok(());
-        let mut purchases = Vec::new();
+        let (mut purchases, mut top_ups) = (Vec::new(), Vec::new());
         let mut rows = 0_u32;
         snapshot.rows(&sql, &[after.as_slice().into(), end.as_slice().into(), CHECK_PAGE.into()], &mut |row| {
             last = row.bytes(0)?.to_vec();
@@ -348,8 +377,10 @@ impl Check {
             if walked.is_ok() {
                 walked = match entry(row) {
                     Ok(entry) => {
-                        if entry.movement.kind == EntryKind::Purchase {
-                            purchases.push(entry);
+                        match entry.movement.kind {
+                            EntryKind::Purchase => purchases.push(entry),
+                            EntryKind::TopUp => top_ups.push(entry),
+                            _ => {}
                         }
                         self.entry(&entry)
                     }
@@ -367,6 +398,11 @@ impl Check {
         }
         for purchase in purchases {
             if let Err(finding) = self.compare_purchase(snapshot, &purchase)? {
+                return Ok(Err(finding));
+            }
+        }
+        for top_up in top_ups {
+            if let Err(finding) = compare_top_up(snapshot, &top_up)? {
                 return Ok(Err(finding));
             }
         }

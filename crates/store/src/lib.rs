@@ -22,7 +22,7 @@ pub mod top_up;
 mod migrations;
 
 use port::{Decision, Fault, Snapshot, Tx};
-use sqlite::{Listener, Sqlite, Turn};
+use sqlite::{Length, Listener, Sqlite, Turn};
 use std::sync::Arc;
 
 /// A handle on the database; clones share it.
@@ -80,7 +80,27 @@ impl Store {
         T: Send + 'static,
         C: FnOnce(&mut dyn Snapshot) -> Result<T, Fault> + Send + 'static,
     {
+        self.read_for(Length::Short, read).await
+    }
+
+    /// The same for lists, exports and checks: however many of them queue up, short reads go on.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn scan<T, C>(&self, read: C) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        C: FnOnce(&mut dyn Snapshot) -> Result<T, Fault> + Send + 'static,
+    {
+        self.read_for(Length::Long, read).await
+    }
+
+    async fn read_for<T, C>(&self, length: Length, read: C) -> Result<T, Fault>
+    where
+        T: Send + 'static,
+        C: FnOnce(&mut dyn Snapshot) -> Result<T, Fault> + Send + 'static,
+    {
         let stopped = || Err(Fault::Unavailable("the readers have stopped".to_owned()));
-        self.sqlite.submit_read(read).await.unwrap_or_else(|_| stopped())
+        self.sqlite.submit_read(length, read).await.unwrap_or_else(|_| stopped())
     }
 }

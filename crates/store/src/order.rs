@@ -232,7 +232,9 @@ pub fn of_checkout(snapshot: &mut dyn Snapshot, checkout: CheckoutId, count: u32
 
 /// The most candidates one read looks at: a list whose filters fit almost nothing answers a short page
 /// with a cursor to go on from, instead of reading for minutes.
-const MOST_CANDIDATES: usize = 10_000;
+const MOST_CANDIDATES: usize = 1_000;
+/// The most eSIMs of one page, so that one answer stays within some megabytes whatever the orders' size.
+const MOST_ESIMS: usize = 2_000;
 /// The most matches of a prefix that are sorted in memory; a commoner prefix is found by walking.
 const MOST_PREFIX_MATCHES: u32 = 1_000;
 
@@ -293,15 +295,16 @@ fn page(
     mut next: impl FnMut(&mut dyn Snapshot) -> Result<Option<Uuid>, Fault>,
 ) -> Result<Page, Fault> {
     let mut orders: Vec<Order> = Vec::new();
-    let mut looked_at = 0;
+    let (mut looked_at, mut esims) = (0, 0);
     while let Some(id) = next(snapshot)? {
         let id = OrderId::new(id);
         looked_at += 1;
         if let Some(order) = of_tenant(snapshot, tenant, mode, id)?.filter(|order| order.fits(filter)) {
-            if orders.len() == limit {
+            if orders.len() == limit || (esims > 0 && esims + order.esims.len() > MOST_ESIMS) {
                 let next = orders.last().map(|last| last.id);
                 return Ok(Page { orders, next });
             }
+            esims += order.esims.len();
             orders.push(order);
         }
         if looked_at >= MOST_CANDIDATES {
@@ -351,16 +354,17 @@ pub fn list_all(
         Ok(ids.next())
     };
     let mut orders: Vec<Order> = Vec::new();
-    let mut looked_at = 0;
+    let (mut looked_at, mut esims) = (0, 0);
     while let Some(id) = next(snapshot)? {
         looked_at += 1;
         let id = OrderId::new(id);
         let fits = |order: &Order| mode.is_none_or(|mode| order.mode == mode) && order.fits(filter);
         if let Some(order) = find(snapshot, id)?.filter(fits) {
-            if orders.len() == limit {
+            if orders.len() == limit || (esims > 0 && esims + order.esims.len() > MOST_ESIMS) {
                 let next = orders.last().map(|last| last.id);
                 return Ok(Page { orders, next });
             }
+            esims += order.esims.len();
             orders.push(order);
         }
         if looked_at >= MOST_CANDIDATES {

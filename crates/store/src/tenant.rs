@@ -205,7 +205,7 @@ pub fn adjust(
         let entry = entry.ok_or_else(|| Fault::Bug("a remembered entry is not there".to_owned()))?;
         return Ok((Transaction { entry, note: Some(reason.to_owned()) }, true));
     }
-    if locked.head.balance.plus(amount).is_err() {
+    if !locked.leaves_room(amount) {
         return refuse(TenantRefusal::TooLarge);
     }
     let entry = EntryId::new(tx.fresh_id());

@@ -186,7 +186,7 @@ fn pay(tx: &mut dyn Tx, top_up: TopUp, received: Option<Money>) -> Decision<TopU
     let mut locked = lock_existing(tx, top_up.tenant, top_up.mode)?;
     let Some(status) = top_up.status.after(TopUpEvent::Pay) else { return refuse(TopUpRefusal::AlreadyDecided) };
     let credited = received.unwrap_or(top_up.amount);
-    if locked.head.balance.plus(credited).is_err() {
+    if !locked.leaves_room(credited) {
         return refuse(TopUpRefusal::TooLarge);
     }
     let clearing = match top_up.payment_method {

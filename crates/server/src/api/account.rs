@@ -4,6 +4,7 @@ use crate::answer::Answer;
 use crate::call::{Call, TenantCall};
 use crate::fields::{Field, Kind, optional, required};
 use crate::json::{Id, Time};
+use crate::limits::network;
 use crate::platform::Platform;
 use crate::problem::{Code, Problem};
 use crate::token::{Audience, Bearer, issue};
@@ -133,8 +134,9 @@ pub async fn authenticate(call: &Call, door: &str, account: Option<Account>) -> 
     guess(call, &format!("{door} {who}"), "password", account).await
 }
 
-/// Compares the password in `field` with the account's, and counts failures before it looks, so that
-/// guesses sent at once count, too.
+/// Compares the password in `field` with the account's. Only a wrong password counts as a failure: not a
+/// caller that hung up, nor one that was turned away because too many waited. How many are compared at
+/// once is bounded by the hasher, and with it how many guesses slip through together.
 async fn guess(call: &Call, who: &str, field: &str, account: Option<Account>) -> Result<Account, Problem> {
     let platform = &call.platform;
     let auth = &platform.config.auth;
@@ -144,33 +146,36 @@ async fn guess(call: &Call, who: &str, field: &str, account: Option<Account>) ->
         window_ms: i64::from(auth.login_window_minutes) * 60_000,
     };
     let name: String = crate::entrance::api_key_hash(who).iter().map(|byte| format!("{byte:02x}")).collect();
-    let (account_key, address_key) = (format!("account {name}"), format!("address {}", call.address));
-    let (of_account, of_address) = (account_key.clone(), address_key.clone());
-    let attempt = platform
+    let door = who.split(' ').next().unwrap_or("");
+    let (of_account, of_address) = (format!("account {name}"), format!("{door} address {}", network(call.address)));
+    let (account_key, address_key) = (of_account.clone(), of_address.clone());
+    let now = platform.clock.now();
+    platform
         .store
-        .write(move |tx| access::begin_login(tx, &of_account, &of_address, limits))
-        .await
-        .map_err(|failure| throttled(failure, platform.clock.now()))?;
+        .read(move |snapshot| access::may_guess(snapshot, &account_key, &address_key, limits, now))
+        .await?
+        .map_err(|Throttled { until }| throttled(until, now))?;
     let phc = account.as_ref().map(|account| account.password_hash.clone());
     let matches = platform.hasher.verify(call.body.required_text(field), phc).await?;
     match account.filter(|_| matches) {
-        None => Err(Problem::new(Code::InvalidCredentials, "The e-mail address or the password is wrong.")),
+        None => {
+            platform.store.write(move |tx| access::guessed_wrong(tx, &of_account, &of_address, limits)).await?;
+            let message = match field {
+                "password" => "The e-mail address or the password is wrong.",
+                _ => "The current password is wrong.",
+            };
+            Err(Problem::new(Code::InvalidCredentials, message))
+        }
         Some(account) => {
-            platform.store.write(move |tx| access::login_succeeded(tx, &account_key, &address_key, attempt)).await?;
+            platform.store.write(move |tx| access::guessed_right(tx, &of_account, &of_address)).await?;
             Ok(account)
         }
     }
 }
 
-fn throttled(failure: store::port::Failure<Throttled>, now: Timestamp) -> Problem {
-    match failure {
-        store::port::Failure::Refused(Throttled { until }) => {
-            let seconds = u64::try_from(until.since(now).max(1_000) / 1_000).unwrap_or(1);
-            Problem::new(Code::RateLimited, "Too many failed logins. Wait for the seconds in Retry-After.")
-                .after(seconds)
-        }
-        store::port::Failure::Fault(fault) => fault.into(),
-    }
+fn throttled(until: Timestamp, now: Timestamp) -> Problem {
+    let seconds = u64::try_from(until.since(now).max(1_000) / 1_000).unwrap_or(1);
+    Problem::new(Code::RateLimited, "Too many failed logins. Wait for the seconds in Retry-After.").after(seconds)
 }
 
 /// `POST login`.

@@ -74,8 +74,8 @@ pub const BODY: &[Field] = &[
     required("scopes", Kind::List(&Kind::Word(scopes), 1, 4), "What it may do."),
 ];
 
-/// Whether the caller may handle keys of this mode: a user both, a key only its own, or a key of the test
-/// mode could make itself one of the live mode.
+/// Whether the caller may handle keys of this mode: a person both, a key only its own, or a key of the
+/// test mode could make itself one of the live mode.
 fn reaches(call: &TenantCall, mode: Mode) -> bool {
     match call.scope().actor {
         Actor::User(..) => true,

@@ -125,7 +125,7 @@ pub async fn transactions(call: TenantCall) -> Result<Answer, Problem> {
     let (found, next) = call
         .platform
         .store
-        .read(move |snapshot| ledger::transactions(snapshot, scope.tenant, scope.mode, &filter, cursor, limit))
+        .scan(move |snapshot| ledger::transactions(snapshot, scope.tenant, scope.mode, &filter, cursor, limit))
         .await?;
     let data = TransactionList {
         transactions: found.into_iter().map(TransactionView::new).collect(),

@@ -22,13 +22,14 @@ pub const COLUMNS: &str = "order_id,order_number,checkout_id,created_at,status,p
 /// Orders of one read.
 const PORTION: usize = 200;
 
-/// Writes a text cell: quoted where it must be, and with a leading `'` where a spreadsheet would take it
+/// Writes a text cell: quoted where it must be (also where a spreadsheet of another language would split
+/// it), and with a leading `'` where a spreadsheet would take it
 /// for a formula: behind `= + - @`, TAB, CR, LF and their full-width forms.
 fn text_cell(row: &mut String, text: &str) {
     let formula =
         |letter: char| matches!(letter, '=' | '+' | '-' | '@' | '\t' | '\r' | '\n' | '＝' | '＋' | '－' | '＠');
     let guard = if text.starts_with(formula) { "'" } else { "" };
-    if text.contains([',', '"', '\r', '\n']) || text.starts_with(' ') || text.ends_with(' ') {
+    if text.contains([',', ';', '\t', '"', '\r', '\n']) || text.starts_with(' ') || text.ends_with(' ') {
         let _ = write!(row, "\"{guard}{}\"", text.replace('"', "\"\""));
     } else {
         row.push_str(guard);
@@ -98,7 +99,7 @@ async fn send(call: &TenantCall, filter: OrderFilter, to_client: &mpsc::Sender<B
         let page = call
             .platform
             .store
-            .read(move |snapshot| order::list(snapshot, scope.tenant, scope.mode, &filter, cursor, PORTION))
+            .scan(move |snapshot| order::list(snapshot, scope.tenant, scope.mode, &filter, cursor, PORTION))
             .await?;
         let mut csv = String::new();
         for order in &page.orders {

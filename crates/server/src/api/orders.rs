@@ -258,7 +258,7 @@ pub async fn list(call: TenantCall) -> Result<Answer, Problem> {
     let cursor = call.cursor()?.map(OrderId::new);
     let limit = usize::try_from(call.limit()).unwrap_or(100);
     let page =
-        call.platform.store.read(move |snapshot| order::list(snapshot, tenant, mode, &filter, cursor, limit)).await?;
+        call.platform.store.scan(move |snapshot| order::list(snapshot, tenant, mode, &filter, cursor, limit)).await?;
     list_answer(&call, &page)
 }
 

@@ -8,6 +8,7 @@ use crate::json::{Amount, Id, Time};
 use crate::platform::Platform;
 use crate::problem::{Code, FieldFault, Problem};
 use domain::id::TopUpId;
+use domain::money::Money;
 use domain::top_up::{PaymentMethod, TopUpStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -143,7 +144,8 @@ pub async fn begin(call: TenantCall) -> Result<Answer, Problem> {
     let amount = call.body.money("amount", call.access.currency).ok_or_else(Problem::internal)?;
     let method: PaymentMethod = call.body.parse("paymentMethod").ok_or_else(Problem::internal)?;
     let mut faults = Vec::new();
-    let (least, most) = platform.top_up_bounds;
+    let bound = |text: &str| Money::parse(text, amount.currency()).map_err(store::port::Fault::from);
+    let (least, most) = (bound(&platform.config.top_up.min)?, bound(&platform.config.top_up.max)?);
     if amount.minor() < least.minor() || amount.minor() > most.minor() {
         faults.push(FieldFault {
             path: "amount".to_owned(),

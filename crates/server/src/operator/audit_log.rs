@@ -57,7 +57,7 @@ pub async fn list(call: OperatorCall) -> Result<Answer, Problem> {
     let found = call
         .platform
         .store
-        .read(move |snapshot| audit::list(snapshot, action.as_deref(), subject.as_deref(), cursor, limit + 1))
+        .scan(move |snapshot| audit::list(snapshot, action.as_deref(), subject.as_deref(), cursor, limit + 1))
         .await?;
     let (found, next_cursor) = page(found, limit, |record| record.id.uuid());
     let view = |record: audit::Record| RecordView {

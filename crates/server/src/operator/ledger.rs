@@ -14,7 +14,8 @@ use store::port::Fault;
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "LedgerFinding")]
 pub struct FindingView {
-    /// gap, altered, wrong_balance, wrong_count, wrong_head, wrong_cached_balance, unreadable or order_mismatch.
+    /// gap, altered, wrong_balance, wrong_count, wrong_head, wrong_cached_balance, unreadable, order_mismatch or
+    /// top_up_mismatch.
     damage: &'static str,
     /// The entry, where one is to blame.
     entry: Option<String>,
@@ -37,10 +38,10 @@ pub struct Checked {
 /// # Errors
 /// A [`Fault`].
 pub async fn check(store: &Store) -> Result<(u64, Option<Finding>), Fault> {
-    let mut check = store.read(|snapshot| Check::begin(snapshot)).await?;
+    let mut check = store.scan(|snapshot| Check::begin(snapshot)).await?;
     loop {
         let (back, page) = store
-            .read(move |snapshot| {
+            .scan(move |snapshot| {
                 let page = check.page(snapshot)?;
                 Ok((check, page))
             })
@@ -52,7 +53,7 @@ pub async fn check(store: &Store) -> Result<(u64, Option<Finding>), Fault> {
             Err(finding) => return Ok((check.entries, Some(finding))),
         }
     }
-    let broken = store.read(|snapshot| audit::check(snapshot)).await?;
+    let broken = store.scan(|snapshot| audit::check(snapshot)).await?;
     let finding = broken.map(|record| Finding {
         damage: domain::ledger::Damage::Altered,
         entry: Some(record),

@@ -100,7 +100,7 @@ pub async fn list(call: OperatorCall) -> Result<Answer, Problem> {
     let page = call
         .platform
         .store
-        .read(move |snapshot| match (tenant, mode) {
+        .scan(move |snapshot| match (tenant, mode) {
             (Some(tenant), mode) => {
                 let mode = mode.unwrap_or(Mode::Live);
                 order::list(snapshot, tenant, mode, &filter, cursor, limit)

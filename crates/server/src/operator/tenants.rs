@@ -94,7 +94,7 @@ pub async fn list(call: OperatorCall) -> Result<Answer, Problem> {
     let found = call
         .platform
         .store
-        .read(move |snapshot| tenant::list(snapshot, status, query.as_deref(), cursor, limit + 1))
+        .scan(move |snapshot| tenant::list(snapshot, status, query.as_deref(), cursor, limit + 1))
         .await?;
     let (found, next_cursor) = page(found, limit, |tenant| tenant.id.uuid());
     let mut tenants = Vec::with_capacity(found.len());

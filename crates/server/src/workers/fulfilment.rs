@@ -7,8 +7,8 @@ use domain::time::Timestamp;
 use providers::{Answer, Purchase};
 use std::sync::Arc;
 use store::fulfilment::{
-    Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, keep_answer, postpone,
-    record_answer, record_cancellations,
+    Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, give_up, keep_answer,
+    postpone, record_answer, record_cancellations,
 };
 use store::job;
 use store::port::{Decision, Failure, Fault};
@@ -104,6 +104,8 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
 
 /// Does one job's step and records it.
 async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePermit) {
+    let held = Leased { task: Task::Finish, ..leased };
+    let leased = Leased { task: leased.task, ..held };
     let done = match &leased.task {
         Task::Finish => platform.store.write_behind(move |tx| end_job(tx, &leased)).await,
         Task::Fulfil { placement, step } => {
@@ -118,6 +120,13 @@ async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePerm
     match done {
         Ok(()) => {}
         Err(Failure::Refused(LeaseLost)) => tracing::info!("a job was decided elsewhere meanwhile"),
+        Err(Failure::Fault(Fault::Bug(reason))) => {
+            tracing::error!(order = %held.order, reason, "a step cannot be recorded; the operator must look");
+            let given_up = platform.store.write_behind(move |tx| give_up(tx, &held, &reason)).await;
+            if let Err(failure) = given_up {
+                tracing::error!(?failure, "a job could not be given up");
+            }
+        }
         // The lease ends, or the next start voids it; then the upstream is asked again.
         Err(Failure::Fault(fault)) => tracing::error!(%fault, "a step could not be recorded"),
     }

@@ -67,7 +67,7 @@ pub async fn run(platform: Arc<Platform>, tail: Arc<Tail>) {
 /// Takes the oldest part of the tail into the index, in steps between which others may write. Returns how
 /// many entries it took.
 async fn take_portion(store: &Store) -> Result<u32, Fault> {
-    let portion = Arc::new(store.read(Portion::read).await?);
+    let portion = Arc::new(store.scan(Portion::read).await?);
     let mut next = Some(0);
     while let Some(done) = next {
         let portion = Arc::clone(&portion);

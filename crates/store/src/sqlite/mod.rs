@@ -26,8 +26,10 @@ use uuid::Uuid;
 pub use writer::{Listener, Now};
 use writer::{Submitted, Waiting, Writer};
 
-/// Threads that read.
-const READERS: usize = 3;
+/// Threads for short reads: logins, single rows.
+const READERS: usize = 2;
+/// Threads for long reads: lists, exports, checks. They may queue up without holding a login up.
+const SCANNERS: usize = 2;
 /// Frames in the write-ahead log beyond which the writer pauses to reset it (4 KiB each).
 const MOST_LOG_FRAMES: i64 = 24_576;
 /// Between two checkpoints.
@@ -35,10 +37,20 @@ const CHECKPOINT_PAUSE: Duration = Duration::from_millis(200);
 
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
+/// How long a read may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// Some rows.
+    Short,
+    /// A page of a list, or more.
+    Long,
+}
+
 /// The open database. Dropping it ends the threads after the work they have.
 pub struct Sqlite {
     writer: Option<Sender<(Turn, Box<dyn Waiting>)>>,
     readers: Option<Sender<Read>>,
+    scanners: Option<Sender<Read>>,
     threads: Vec<JoinHandle<()>>,
     listeners: Arc<RwLock<Vec<Listener>>>,
     path: PathBuf,
@@ -119,19 +131,27 @@ impl Sqlite {
         let (dirty, to_checkpoint) = sync_channel(1);
         let (commands, waiting) = channel();
         let (reads, to_read) = channel();
+        let (scans, to_scan) = channel();
         let mut threads = vec![
             spawn("store-writer", move || write_until_closed(writer, Queue::new(waiting), &dirty)),
             spawn("store-checkpoint", move || checkpoint_until_closed(&checkpointer, &to_checkpoint, &reset_log)),
         ];
-        let to_read = Arc::new(Mutex::new(to_read));
-        for _ in 0..READERS {
+        let (to_read, to_scan) = (Arc::new(Mutex::new(to_read)), Arc::new(Mutex::new(to_scan)));
+        for to_read in [&to_read; READERS].into_iter().chain([&to_scan; SCANNERS]) {
             let connection = connect_for_reading(path).map_err(|error| cannot_open(path, &error))?;
-            let to_read = Arc::clone(&to_read);
+            let to_read = Arc::clone(to_read);
             threads.push(spawn("store-reader", move || read_until_closed(&connection, &to_read)));
         }
         let threads =
             threads.into_iter().collect::<std::io::Result<Vec<_>>>().map_err(|error| cannot_open(path, &error))?;
-        Ok(Self { writer: Some(commands), readers: Some(reads), threads, listeners, path: path.to_owned() })
+        Ok(Self {
+            writer: Some(commands),
+            readers: Some(reads),
+            scanners: Some(scans),
+            threads,
+            listeners,
+            path: path.to_owned(),
+        })
     }
 
     /// Opens the database at `path` for reading alone, as the command line does beside a running process.
@@ -145,7 +165,8 @@ impl Sqlite {
             .map_err(|error| cannot_open(path, &error))?;
         Ok(Self {
             writer: None,
-            readers: Some(reads),
+            readers: Some(reads.clone()),
+            scanners: Some(reads),
             threads: vec![reader],
             listeners: Arc::default(),
             path: path.to_owned(),
@@ -173,7 +194,7 @@ impl Sqlite {
     }
 
     /// Submits a read of one snapshot.
-    pub(crate) fn submit_read<T, C>(&self, read: C) -> oneshot::Receiver<Result<T, Fault>>
+    pub(crate) fn submit_read<T, C>(&self, length: Length, read: C) -> oneshot::Receiver<Result<T, Fault>>
     where
         T: Send + 'static,
         C: FnOnce(&mut dyn Snapshot) -> Result<T, Fault> + Send + 'static,
@@ -182,8 +203,12 @@ impl Sqlite {
         let read: Read = Box::new(move |connection| {
             let _ = reply.send(read_snapshot(connection, read));
         });
-        if let Some(readers) = &self.readers {
-            let _ = readers.send(read);
+        let threads = match length {
+            Length::Short => &self.readers,
+            Length::Long => &self.scanners,
+        };
+        if let Some(threads) = threads {
+            let _ = threads.send(read);
         }
         answer
     }
@@ -193,6 +218,7 @@ impl Drop for Sqlite {
     fn drop(&mut self) {
         self.writer = None;
         self.readers = None;
+        self.scanners = None;
         for thread in self.threads.drain(..) {
             // The last handle may be dropped by a listener on one of these very threads.
             if thread.thread().id() != std::thread::current().id() {

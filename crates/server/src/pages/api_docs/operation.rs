@@ -197,6 +197,10 @@ fn codes<'a>(answer: &'a Value, schemas: &Schemas<'a>) -> Vec<String> {
     };
     let each = |value: Option<&'a Value>| value.and_then(Value::as_array).into_iter().flatten();
     each(answer.get("x-error-codes")).for_each(&mut add);
+    // Where they are listed, the schema only repeats all codes there are.
+    if answer.get("x-error-codes").is_some() {
+        return codes;
+    }
     for media in answer.get("content").and_then(Value::as_object).into_iter().flat_map(|kinds| kinds.values()) {
         if let Some(schema) = media.get("schema") {
             let schema = schemas.resolve(schema);
