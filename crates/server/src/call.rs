@@ -27,7 +27,6 @@ use std::time::Instant;
 use store::access::Access;
 use store::audit::Act;
 use store::port::KeyHash;
-use tracing::Instrument;
 
 /// What a handler returns.
 pub type Handling = Pin<Box<dyn Future<Output = Result<Answer, Problem>> + Send>>;
@@ -201,20 +200,23 @@ pub async fn answer(
 ) -> Response<AnswerBody> {
     let begun = Instant::now();
     let request_id = request_id(request.headers());
-    let span = tracing::error_span!("request", id = request_id.to_str().unwrap_or(""));
     let method = request.method().clone();
     let metrics = Arc::clone(&platform);
-    let (route, answer) = AssertUnwindSafe(handle(platform, router, peer, request))
+    let (route, allowance, answered) = AssertUnwindSafe(handle(platform, router, peer, request))
         .catch_unwind()
-        .instrument(span.clone())
         .await
-        .unwrap_or_else(|_| {
-            span.in_scope(|| tracing::error!("a handler panicked"));
-            (None, Problem::internal().into())
-        });
+        .unwrap_or_else(|_| (None, None, Err(Problem::internal().because("a handler panicked"))));
     let route = route.map_or("(none)", |route: &Route| route.path);
+    let id = request_id.to_str().unwrap_or("");
+    // Logged here, once and with the id: a span around every request would cost memory while it waits.
+    if let Err(problem) = &answered
+        && let Some(cause) = &problem.cause
+    {
+        tracing::error!(request = id, %method, route, code = problem.code.code(), cause, "a request failed");
+    }
+    let answer = with_allowance(answered.unwrap_or_else(Answer::from), allowance);
     metrics.metrics.request(method_name(&method), route, answer.status, begun.elapsed().as_secs_f64());
-    span.in_scope(|| tracing::debug!(%method, route, status = answer.status, "answered"));
+    tracing::debug!(request = id, %method, route, status = answer.status, "answered");
     let mut response = answer.into_response();
     let headers = response.headers_mut();
     headers.insert(&REQUEST_ID, request_id);
@@ -274,21 +276,17 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         .unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-async fn handle(
-    platform: Arc<Platform>,
-    router: &'static Router,
-    peer: IpAddr,
-    request: Request<Incoming>,
-) -> (Option<&'static Route>, Answer) {
-    let found = match router.find(request.method(), request.uri().path()) {
+/// What became of a request: its route, what is left of the caller's rate, and the answer.
+type Handled = (Option<&'static Route>, Option<Allowance>, Result<Answer, Problem>);
+
+async fn handle(platform: Arc<Platform>, router: &'static Router, peer: IpAddr, request: Request<Incoming>) -> Handled {
+    let (route, path) = match router.find(request.method(), request.uri().path()) {
         Ok(found) => found,
-        Err(problem) => return (None, problem.into()),
+        Err(problem) => return (None, None, Err(problem)),
     };
-    let (route, path) = found;
     let mut allowance = None;
-    let result = run(platform, route, path, peer, request, &mut allowance).await;
-    let answer = result.unwrap_or_else(Answer::from);
-    (Some(route), with_allowance(answer, allowance))
+    let answered = run(platform, route, path, peer, request, &mut allowance).await;
+    (Some(route), allowance, answered)
 }
 
 fn with_allowance(answer: Answer, allowance: Option<Allowance>) -> Answer {

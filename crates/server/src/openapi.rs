@@ -17,7 +17,13 @@ empty on success). On 422 `data.fields` lists all faults at once.
 - Amounts are JSON numbers of major units, read and written exactly. Times are RFC 3339 UTC. Countries are ISO 3166-1 \
 alpha-2. In optional fields `null` and `\"\"` mean left out; unknown fields are refused.
 - Lists take `limit` and `cursor`, and answer `nextCursor`. Newest first.
-- `Idempotency-Key` on checkout and top-up: the same key and body get the first answer again, for 24 hours at least.
+- `Idempotency-Key` on checkout and top-up: the same key and body get the first answer again, marked \
+`Idempotent-Replayed: true`, for 24 hours at least; another body is refused.
+- Test mode: log in with `mode` `test`, or use a key of the test mode. It has its own balance, plans of the sandbox, \
+orders and transactions.
+- `wait` holds an answer until nothing moves any more, for up to 30 seconds: no polling.
+- 429 and 503 come with `Retry-After` in seconds; `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` say what \
+is left of the rate.
 - Every answer carries `X-Request-Id`. Give it to us when something is wrong.";
 
 /// Refusals any route may answer.

@@ -159,10 +159,9 @@ fn argon2() -> Argon2<'static> {
 fn hash(password: &str) -> Result<String, Problem> {
     let mut salt = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut salt).map_err(|_| Problem::internal())?;
-    let hash = argon2().hash_password_with_salt(password.as_bytes(), &salt).map_err(|error| {
-        tracing::error!(%error, "a password could not be hashed");
-        Problem::internal()
-    })?;
+    let hash = argon2()
+        .hash_password_with_salt(password.as_bytes(), &salt)
+        .map_err(|error| Problem::internal().because(error))?;
     Ok(hash.to_string())
 }
 

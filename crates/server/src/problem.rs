@@ -131,6 +131,8 @@ pub struct Details {
     pub retry_after: Option<u64>,
     /// The methods a path knows.
     pub allow: Option<String>,
+    /// What broke on our side: for the log, never for the caller.
+    pub cause: Option<String>,
 }
 
 /// A refusal. Boxed, because most results are none.
@@ -148,13 +150,21 @@ impl std::ops::Deref for Problem {
 impl Problem {
     /// A refusal without details.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self(Box::new(Details { code, message: message.into(), data: Value::Null, retry_after: None, allow: None }))
+        let message = message.into();
+        Self(Box::new(Details { code, message, data: Value::Null, retry_after: None, allow: None, cause: None }))
     }
 
     /// The same with the methods a path knows.
     #[must_use]
     pub fn allowing(mut self, methods: String) -> Self {
         self.0.allow = Some(methods);
+        self
+    }
+
+    /// The same with what broke on our side; it is logged once, at the edge, with the request's id.
+    #[must_use]
+    pub fn because(mut self, cause: impl std::fmt::Display) -> Self {
+        self.0.cause = Some(cause.to_string());
         self
     }
 
@@ -239,8 +249,8 @@ impl From<NotAllowed> for Problem {
 
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
-        tracing::error!(%fault, "the storage failed");
-        match fault {
+        let cause = fault.to_string();
+        let problem = match fault {
             Fault::Retry | Fault::Unavailable(_) => {
                 Self::new(Code::Unavailable, "The platform cannot answer right now. Try again in a moment.").after(1)
             }
@@ -248,7 +258,8 @@ impl From<Fault> for Problem {
                 Self::new(Code::StorageFull, "The platform cannot store anything right now. Try again later.").after(10)
             }
             Fault::Bug(_) => Self::internal(),
-        }
+        };
+        problem.because(cause)
     }
 }
 

@@ -44,10 +44,7 @@ fn gone() -> Problem {
 }
 
 fn html(result: Result<String, askama::Error>) -> Result<String, Problem> {
-    result.map_err(|error| {
-        tracing::error!(%error, "a page could not be made");
-        Problem::internal()
-    })
+    result.map_err(|error| Problem::internal().because(error))
 }
 
 fn private(answer: Answer) -> Answer {
@@ -137,10 +134,7 @@ pub async fn qr_code(call: Call) -> Result<Answer, Problem> {
         Found::There(found) => found.1,
     };
     let code = esim.activation_code.filter(|code| !code.is_empty()).ok_or_else(Problem::not_found)?;
-    let broken = |error: qr::QrError| {
-        tracing::error!(?error, "a QR code could not be made");
-        Problem::internal()
-    };
+    let broken = |error: qr::QrError| Problem::internal().because(format!("{error:?}"));
     let (media, picture) = match call.query.text("format") {
         Some("svg") => ("image/svg+xml", qr::svg(&code).map_err(broken)?.into()),
         Some("text") => ("text/plain; charset=utf-8", qr::terminal(&code).map_err(broken)?.into()),

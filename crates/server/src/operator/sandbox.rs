@@ -135,8 +135,8 @@ fn problem(error: SandboxError) -> Problem {
             format!("A profile that is {} cannot become {}.", from.as_str(), to.as_str()),
         ),
         other => {
-            tracing::error!(?other, "the sandbox failed");
-            Problem::new(Code::Unavailable, "The sandbox cannot answer right now. Try again in a moment.").after(1)
+            let message = "The sandbox cannot answer right now. Try again in a moment.";
+            Problem::new(Code::Unavailable, message).after(1).because(other)
         }
     }
 }
