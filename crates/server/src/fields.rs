@@ -152,23 +152,28 @@ impl Values {
     #[must_use]
     pub fn canonical(&self) -> String {
         let mut text = String::new();
-        write_canonical(&Value::Object(self.0.clone()), &mut text);
+        write_canonical_object(&self.0, &mut text);
         text
     }
 }
 
+fn write_canonical_object(map: &Map<String, Value>, text: &mut String) {
+    let mut entries: Vec<_> = map.iter().collect();
+    entries.sort_unstable_by_key(|(name, _)| *name);
+    text.push('{');
+    for (name, value) in entries {
+        // Names are declared ones: nothing in them needs escaping.
+        text.push('"');
+        text.push_str(name);
+        text.push('"');
+        write_canonical(value, text);
+    }
+    text.push('}');
+}
+
 fn write_canonical(value: &Value, text: &mut String) {
     match value {
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.iter().collect();
-            entries.sort_unstable_by_key(|(name, _)| *name);
-            text.push('{');
-            for (name, value) in entries {
-                text.push_str(&Value::String(name.clone()).to_string());
-                write_canonical(value, text);
-            }
-            text.push('}');
-        }
+        Value::Object(map) => write_canonical_object(map, text),
         Value::Array(values) => {
             text.push('[');
             for value in values {
