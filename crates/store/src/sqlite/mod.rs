@@ -344,3 +344,23 @@ pub fn system_now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_planned_once_whatever_is_bound_to_it() {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let connection = connect(Path::new(":memory:"), flags).unwrap();
+        connection
+            .execute_batch("create table a (id integer primary key); create table b (id integer primary key)")
+            .unwrap();
+        let mut join =
+            connection.prepare("select 1 from a join b on b.id = a.id where a.id = $1 order by a.id").unwrap();
+        for value in 0..3 {
+            assert!(!join.exists([value]).unwrap());
+        }
+        assert_eq!(join.get_status(rusqlite::StatementStatus::RePrepare), 0);
+    }
+}

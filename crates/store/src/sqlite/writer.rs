@@ -233,3 +233,67 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::Keys;
+    use super::super::transaction::Random;
+    use super::*;
+    use crate::port::{refuse, row};
+    use domain::id::IdSequence;
+
+    fn writer() -> Writer {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("create table notes (note text primary key)").unwrap();
+        let memory =
+            Memory { ids: IdSequence::default(), random: Random(1), keys: Keys::default(), events: Vec::new() };
+        let now: Now = Arc::new(|| Timestamp::from_millis(1));
+        Writer { connection, memory, now, listener: Arc::new(|_| ()), reset_log: Arc::default() }
+    }
+
+    fn note(tx: &mut dyn Tx, note: &str) -> Decision<(), &'static str> {
+        tx.execute("insert into notes (note) values ($1)", &[note.into()])?;
+        Ok(())
+    }
+
+    fn notes(writer: &Writer) -> Vec<String> {
+        let mut notes = writer.connection.prepare("select note from notes order by note").unwrap();
+        notes.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_command_refused_after_it_wrote_takes_back_its_own_changes_only() {
+        let mut writer = writer();
+        let (first, mut first_answer) = Submitted::new(|tx: &mut dyn Tx| note(tx, "first"));
+        let (refused, mut refused_answer) = Submitted::new(|tx: &mut dyn Tx| {
+            note(tx, "refused")?;
+            refuse::<(), _>("too late")
+        });
+        let (broken, mut broken_answer) = Submitted::new(|tx: &mut dyn Tx| note(tx, "first"));
+        let (last, mut last_answer) = Submitted::new(|tx: &mut dyn Tx| {
+            let seen = row(tx, "select count(*) from notes", &[], |row| row.int(0))?;
+            note(tx, "last")?;
+            Decision::<_, &'static str>::Ok(seen)
+        });
+        writer.step(vec![Box::new(first), Box::new(refused), Box::new(broken), Box::new(last)]);
+        assert_eq!(first_answer.try_recv().unwrap(), Ok(()));
+        assert_eq!(refused_answer.try_recv().unwrap(), Err(Failure::Refused("too late")));
+        assert!(matches!(broken_answer.try_recv().unwrap(), Err(Failure::Fault(Fault::Bug(_)))));
+        assert_eq!(last_answer.try_recv().unwrap(), Ok(Some(1)));
+        assert_eq!(notes(&writer), ["first", "last"]);
+    }
+
+    #[test]
+    fn a_refusal_that_wrote_nothing_lets_the_group_commit_at_once() {
+        let mut writer = writer();
+        let mut runs = 0;
+        let (counted, mut answer) = Submitted::new(move |tx: &mut dyn Tx| {
+            runs += 1;
+            note(tx, "counted").map(|()| runs)
+        });
+        let (refused, _) = Submitted::new(|_: &mut dyn Tx| refuse::<(), _>("no"));
+        writer.step(vec![Box::new(counted), Box::new(refused)]);
+        assert_eq!(answer.try_recv().unwrap(), Ok(1));
+        assert_eq!(notes(&writer), ["counted"]);
+    }
+}
