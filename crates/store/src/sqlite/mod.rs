@@ -33,7 +33,7 @@ const SCANNERS: usize = 2;
 /// Frames in the write-ahead log beyond which the writer pauses to reset it (4 KiB each).
 const MOST_LOG_FRAMES: i64 = 24_576;
 /// Between two checkpoints.
-const CHECKPOINT_PAUSE: Duration = Duration::from_millis(200);
+const CHECKPOINT_PAUSE: Duration = Duration::from_millis(1_000);
 
 type Read = Box<dyn FnOnce(&Connection) + Send>;
 
