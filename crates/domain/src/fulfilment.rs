@@ -166,9 +166,8 @@ impl PlacementState {
     /// The next thing to do for a placement that a worker takes up. A placement still `placing` was
     /// left by a worker that died: its purchase may have been sent, so it is looked up, never sent again.
     #[must_use]
-    pub const fn next_step(self, fresh: bool) -> Step {
+    pub const fn next_step(self) -> Step {
         match self {
-            Self::Placing if fresh => Step::Place,
             Self::Waiting => Step::Place,
             Self::Placing | Self::Accepted | Self::Unknown => Step::LookUp,
             Self::Done | Self::Refused | Self::Abandoned => Step::Nothing,
@@ -386,7 +385,7 @@ mod tests {
     #[test]
     fn what_a_worker_does_first() {
         for state in PlacementState::ALL {
-            let step = state.next_step(false);
+            let step = state.next_step();
             let expected = match state {
                 PlacementState::Waiting => Step::Place,
                 PlacementState::Placing | PlacementState::Accepted | PlacementState::Unknown => Step::LookUp,
@@ -394,7 +393,6 @@ mod tests {
             };
             assert_eq!(step, expected, "{state}");
         }
-        assert_eq!(PlacementState::Placing.next_step(true), Step::Place);
     }
 
     #[test]
@@ -459,7 +457,7 @@ mod tests {
     fn try_later_is_tried_later_and_then_given_to_the_operator() {
         let busy = || Outcome::NotYet(NotYet::TryLater { retry_at: None, reason: "busy".to_owned() });
         let (progress, ruling) = after_place(Progress::FRESH, busy(), NOW, 0, PATIENCE);
-        assert_eq!(progress.state.next_step(false), Step::Place);
+        assert_eq!(progress.state.next_step(), Step::Place);
         assert!(matches!(ruling, Ruling::Again(at) if at > NOW && at.since(NOW) <= 3_000));
         let (progress, _) = after_place(progress, busy(), NOW, 0, PATIENCE);
         let (_, ruling) = after_place(progress, busy(), NOW, 0, PATIENCE);
@@ -470,7 +468,7 @@ mod tests {
     fn a_dead_workers_purchase_counts_as_a_lost_answer() {
         let progress = after_lost_worker(Progress::FRESH, NOW);
         assert_eq!((progress.state, progress.unknown_since), (PlacementState::Unknown, Some(NOW)));
-        assert_eq!(progress.state.next_step(false), Step::LookUp);
+        assert_eq!(progress.state.next_step(), Step::LookUp);
     }
 
     #[test]

@@ -174,6 +174,15 @@ pub struct Entry {
     pub hash: Hash,
 }
 
+impl Entry {
+    /// The head of its chain when this was its last entry.
+    #[must_use]
+    pub const fn head(&self) -> Head {
+        let Self { tenant, mode, position, balance_after, hash, .. } = *self;
+        Head { tenant, mode, count: position, hash, balance: balance_after }
+    }
+}
+
 /// Writes one movement behind the head: the entry to append, and the new head.
 ///
 /// # Errors
@@ -190,8 +199,7 @@ pub fn append(head: &Head, id: EntryId, movement: Movement) -> Result<(Entry, He
         hash: [0; 32],
     };
     entry.hash = link(&head.hash, &entry);
-    let head = Head { count: entry.position, hash: entry.hash, balance, ..*head };
-    Ok((entry, head))
+    Ok((entry, entry.head()))
 }
 
 /// The hash of an entry behind `previous`: SHA-256 over length-prefixed fields in a fixed order.

@@ -217,7 +217,7 @@ impl App {
                 match event {
                     Event::JobReady => jobs = true,
                     Event::OrderChanged(order) => platform.waiters.changed(*order),
-                    Event::Appended(entries) => appended += u64::from(*entries),
+                    Event::Appended(_) => appended += 1,
                     Event::AccessChanged => platform.entrance.access_changed(),
                     Event::PlansChanged => platform.price_lists.changed(),
                 }

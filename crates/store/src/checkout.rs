@@ -2,7 +2,7 @@
 //! which fulfil them.
 
 use crate::esim;
-use crate::ledger::{lock, unlock, write};
+use crate::ledger::write_listed;
 use crate::order::{Order, Traveller};
 use crate::port::{Decision, Event, Fault, KeyHash, Remembered, Snapshot, Tx, refuse, row};
 use crate::{ledger, order};
@@ -83,7 +83,7 @@ fn offered(tx: &mut dyn Tx, checkout: &Checkout, plan: PlanId) -> Result<Offered
 /// [`CheckoutRefusal`]; then nothing changed.
 pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, CheckoutRefusal> {
     let scope = checkout.scope;
-    let Some(mut locked) = lock(tx, scope.tenant, scope.mode)? else {
+    let Some(mut locked) = tx.lock_credit(scope.tenant, scope.mode)? else {
         return Err(Fault::Bug(format!("tenant {} has no {} balance", scope.tenant, scope.mode)).into());
     };
     if let Some((key, body)) = &checkout.key
@@ -106,7 +106,7 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
         lines.push(Line { quantity: *quantity, unit_price });
         names.push(name);
     }
-    let priced = match decide(locked.status, &locked.head, locked.credit_limit, &lines, checkout.max_total) {
+    let priced = match decide(locked.status, &locked.head, locked.limit, &lines, checkout.max_total) {
         Ok(priced) => priced,
         Err(refusal) => return refuse(refusal),
     };
@@ -134,10 +134,13 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
             esims: esim::fill(order, line.quantity, OrderStatus::Processing, Vec::new()),
         };
         insert(tx, &order)?;
-        write(tx, &mut locked, EntryId::new(order.id.uuid()), Movement::purchase(order.id, line.total))?;
+        let (email, reference) = (order.traveller.email.as_deref(), order.traveller.reference.as_deref());
+        let keys = order::first_keys(&order.number, order.plan, email, reference);
+        let purchase = Movement::purchase(order.id, line.total);
+        write_listed(tx, &mut locked, EntryId::new(order.id.uuid()), purchase, Some(keys))?;
         orders.push(order);
     }
-    unlock(tx, &locked)?;
+    tx.store_credit(&locked)?;
     if let Some((key, body_hash)) = checkout.key {
         let count = u32::try_from(orders.len()).unwrap_or(u32::MAX);
         tx.remember(key, Remembered { body_hash, result: id.uuid(), count })?;

@@ -3,7 +3,8 @@
 
 use crate::audit::{self, Act};
 use crate::esim::{self, Esim};
-use crate::ledger::{self, lock_existing, unlock, write};
+use crate::index::{Key, Kind};
+use crate::ledger::{self, lock_existing, write, write_listed};
 use crate::order::{self, Order, timeline_entry};
 use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
 use domain::esim::{EsimEvent, EsimState};
@@ -16,6 +17,7 @@ use domain::job::{JobKind, JobState, retry_at};
 use domain::ledger::Movement;
 use domain::money::Money;
 use domain::order::{OrderStatus, Tally, of_reference, placement_reference, status};
+use domain::tenant::Mode;
 use domain::time::Timestamp;
 use std::convert::Infallible;
 
@@ -75,6 +77,25 @@ pub enum Task {
     Finish,
 }
 
+/// What an order sold; never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sold {
+    /// To whom.
+    pub tenant: TenantId,
+    /// In which world.
+    pub mode: Mode,
+    /// How many eSIMs.
+    pub quantity: u32,
+    /// The price of one.
+    pub unit_price: Money,
+}
+
+impl Sold {
+    fn of(order: &Order) -> Self {
+        Self { tenant: order.tenant, mode: order.mode, quantity: order.quantity, unit_price: order.unit_price }
+    }
+}
+
 /// A job a worker holds, until its lease ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leased {
@@ -82,6 +103,8 @@ pub struct Leased {
     pub job: JobId,
     /// Its order.
     pub order: OrderId,
+    /// What was sold.
+    pub sold: Sold,
     /// When the lease ends; proves that the job is still this worker's.
     pub lease: Timestamp,
     /// What to do.
@@ -98,7 +121,29 @@ struct Due {
     job: JobId,
     kind: JobKind,
     order: OrderId,
-    attempts: u32,
+    /// What was sold, and with which provider and plan of its own it is to be placed; or why they cannot be told.
+    content: Result<(Sold, String, String), Fault>,
+    /// Whether nothing was placed yet.
+    fresh: bool,
+}
+
+fn due(row: &dyn Row) -> Result<Due, Fault> {
+    let content = || {
+        let sold = Sold {
+            tenant: TenantId::from_slice(row.bytes(3)?)?,
+            mode: row.text(4)?.parse()?,
+            quantity: number(row.int(5)?)?,
+            unit_price: Money::new(row.int(6)?, row.text(7)?.parse()?),
+        };
+        Ok((sold, row.text(8)?.to_owned(), row.text(9)?.to_owned()))
+    };
+    Ok(Due {
+        job: JobId::from_slice(row.bytes(0)?)?,
+        kind: row.text(1)?.parse()?,
+        order: OrderId::from_slice(row.bytes(2)?)?,
+        content: content(),
+        fresh: row.opt_int(10)?.is_none(),
+    })
 }
 
 fn number(value: i64) -> Result<u32, Fault> {
@@ -119,40 +164,42 @@ pub fn claim_jobs(
     let now = tx.now();
     let due = collect(
         tx,
-        "select id, kind, order_id, attempts from jobs where state <> 'dead' and run_at <= $1 order by run_at limit $2",
+        "select j.id, j.kind, j.order_id, o.tenant_id, o.mode, o.quantity, o.unit_price, o.currency, p.provider,
+             p.upstream_plan_id, f.k
+         from jobs j left join orders o on o.id = j.order_id left join plans p on p.id = o.plan_id
+             left join placements f on f.order_id = j.order_id and f.k = 1
+         where j.state <> 'dead' and j.run_at <= $1 order by j.run_at, j.id limit $2",
         &[now.into(), limit.into()],
-        |row| {
-            Ok(Due {
-                job: JobId::from_slice(row.bytes(0)?)?,
-                kind: row.text(1)?.parse()?,
-                order: OrderId::from_slice(row.bytes(2)?)?,
-                attempts: number(row.int(3)?)?,
-            })
-        },
+        due,
     )?;
+    if due.is_empty() {
+        return Ok(Vec::new());
+    }
     let lease = now.plus_millis(lease_ms);
+    let taken = tx.execute(
+        "update jobs set state = 'leased', run_at = $1, attempts = attempts + 1 where id in (
+             select id from jobs where state <> 'dead' and run_at <= $2 order by run_at, id limit $3)",
+        &[lease.into(), now.into(), limit.into()],
+    )?;
+    if taken != due.len() {
+        return Err(Fault::Bug(format!("{taken} jobs were taken up, and {} were due", due.len())).into());
+    }
     let mut leased = Vec::with_capacity(due.len());
-    for due in due {
-        change_one(
-            tx,
-            "update jobs set state = $1, run_at = $2, attempts = $3 where id = $4",
-            &[
-                JobState::Leased.word().into(),
-                lease.into(),
-                due.attempts.saturating_add(1).into(),
-                due.job.as_bytes().into(),
-            ],
-        )?;
-        let task = match due.kind {
-            JobKind::Fulfil => fulfil_task(tx, providers, due.order),
-            JobKind::Cancel => take_back_task(tx, due.order),
-        };
+    for Due { job, kind, order, content, fresh } in due {
+        let task = content.and_then(|(sold, provider, upstream_plan_id)| {
+            let task = match kind {
+                JobKind::Fulfil if fresh => intend(tx, providers, order, &sold, &provider, &upstream_plan_id)?,
+                JobKind::Fulfil => fulfil_task(tx, order)?,
+                JobKind::Cancel => take_back_task(tx, order)?,
+            };
+            Ok(Leased { job, order, sold, lease, task })
+        });
         match task {
-            Ok(task) => leased.push(Leased { job: due.job, order: due.order, lease, task }),
+            Ok(task) => leased.push(task),
             // One order that cannot be read must not hold up the others: the operator looks at it.
             Err(Fault::Bug(reason)) => {
-                tracing::error!(order = %due.order, reason, "a job cannot be taken up");
-                reschedule(tx, due.job, JobState::Dead, now, Some(&reason))?;
+                tracing::error!(%order, reason, "a job cannot be taken up");
+                reschedule(tx, job, JobState::Dead, now, Some(&reason))?;
             }
             Err(fault) => return Err(fault.into()),
         }
@@ -160,23 +207,16 @@ pub fn claim_jobs(
     Ok(leased)
 }
 
-fn fulfil_task(tx: &mut dyn Tx, providers: &dyn Providers, order: OrderId) -> Result<Task, Fault> {
-    let mut placements = placements(tx, order)?;
-    let fresh = placements.is_empty();
-    if fresh {
-        placements = intend(tx, providers, order)?;
-    }
-    let Some(placement) = placements.into_iter().find(|placement| !placement.progress.state.is_final()) else {
-        return Ok(Task::Finish);
-    };
-    // Only the first placement of a fresh order is new to this worker; the others wait their turn.
-    let unsent = placement.progress.state == PlacementState::Waiting;
-    let step = placement.progress.state.next_step(fresh);
+/// The next step for an order some of whose placements were made before.
+fn fulfil_task(tx: &mut dyn Tx, order: OrderId) -> Result<Task, Fault> {
+    let open = placements(tx, order)?.into_iter().find(|placement| !placement.progress.state.is_final());
+    let Some(placement) = open else { return Ok(Task::Finish) };
+    let step = placement.progress.state.next_step();
     let progress = match step {
         Step::Place => Progress { state: PlacementState::Placing, ..placement.progress },
         Step::LookUp | Step::Nothing => after_lost_worker(placement.progress, tx.now()),
     };
-    if unsent || progress != placement.progress {
+    if placement.progress.state == PlacementState::Waiting || progress != placement.progress {
         store_progress(tx, &placement, progress)?;
     }
     Ok(Task::Fulfil { placement: Placement { progress, ..placement }, step })
@@ -184,39 +224,36 @@ fn fulfil_task(tx: &mut dyn Tx, providers: &dyn Providers, order: OrderId) -> Re
 
 /// Splits an order into placements no larger than its provider takes, and records them. The first is
 /// about to be sent; the others wait.
-fn intend(tx: &mut dyn Tx, providers: &dyn Providers, order: OrderId) -> Result<Vec<Placement>, Fault> {
-    let (tenant, quantity, provider, upstream_plan_id) = row(
-        tx,
-        "select o.tenant_id, o.quantity, p.provider, p.upstream_plan_id
-         from orders o join plans p on p.id = o.plan_id where o.id = $1",
-        &[order.as_bytes().into()],
-        |row| {
-            let tenant = TenantId::from_slice(row.bytes(0)?)?;
-            Ok((tenant, number(row.int(1)?)?, row.text(2)?.to_owned(), row.text(3)?.to_owned()))
-        },
-    )?
-    .ok_or_else(|| Fault::Bug(format!("order {order} has no plan")))?;
-    let per_call = providers.capabilities(&provider).map_or(quantity, |able| able.quantity_per_call).max(1);
-    let mut placements = Vec::new();
-    let mut left = quantity;
+fn intend(
+    tx: &mut dyn Tx,
+    providers: &dyn Providers,
+    order: OrderId,
+    sold: &Sold,
+    provider: &str,
+    upstream_plan_id: &str,
+) -> Result<Task, Fault> {
+    let per_call = providers.capabilities(provider).map_or(sold.quantity, |able| able.quantity_per_call).max(1);
+    let mut first = None;
+    let (mut left, mut k) = (sold.quantity, 0_u32);
     while left > 0 {
         let quantity = left.min(per_call);
         left -= quantity;
-        let state = if placements.is_empty() { PlacementState::Placing } else { PlacementState::Waiting };
-        let k = number(i64::try_from(placements.len()).unwrap_or(i64::MAX))?.saturating_add(1);
+        k = k.saturating_add(1);
+        let state = if first.is_none() { PlacementState::Placing } else { PlacementState::Waiting };
         let placement = Placement {
             order,
             k,
-            provider: provider.clone(),
-            upstream_plan_id: upstream_plan_id.clone(),
+            provider: provider.to_owned(),
+            upstream_plan_id: upstream_plan_id.to_owned(),
             quantity,
             progress: Progress { state, ..Progress::FRESH },
             answers: Vec::new(),
         };
-        insert_placement(tx, tenant, &placement)?;
-        placements.push(placement);
+        insert_placement(tx, sold.tenant, &placement)?;
+        first = first.or(Some(placement));
     }
-    Ok(placements)
+    let placement = first.ok_or_else(|| Fault::Bug(format!("order {order} is empty")))?;
+    Ok(Task::Fulfil { placement, step: Step::Place })
 }
 
 fn insert_placement(tx: &mut dyn Tx, tenant: TenantId, placement: &Placement) -> Result<(), Fault> {
@@ -311,18 +348,42 @@ pub fn record_answer(
     let Task::Fulfil { placement, .. } = &leased.task else {
         return Err(Fault::Bug("only a placement has an answer".to_owned()).into());
     };
-    if !hold(tx, leased)? {
-        return refuse(LeaseLost);
-    }
     let (now, random) = (tx.now(), tx.random());
     let (progress, ruling) = match heard {
         Heard::Place(outcome) => after_place(placement.progress, outcome.clone(), now, random, patience),
         Heard::LookUp(look_up) => after_look_up(placement.progress, look_up.clone(), now, random, patience),
     };
     let call = if matches!(heard, Heard::Place(_)) { "place" } else { "look_up" };
+    if placement.k == 1
+        && placement.quantity == leased.sold.quantity
+        && let Ruling::Deliver(profiles) = &ruling
+    {
+        // The rule: one placement for the whole order. Nothing of it has to be read again.
+        if !end(tx, leased)? {
+            return refuse(LeaseLost);
+        }
+        store_answer(tx, placement, progress, call, raw)?;
+        let delivered = deliver(tx, placement, leased.sold.tenant, 0, profiles)?;
+        let iccids = profiles.iter().take(usize::try_from(delivered).unwrap_or(usize::MAX));
+        let iccids = iccids.map(|profile| (Kind::Iccid, profile.iccid.clone())).collect();
+        finish(tx, placement.order, &leased.sold, delivered, None, Some(iccids))?;
+        return Ok(());
+    }
+    if !hold(tx, leased)? {
+        return refuse(LeaseLost);
+    }
     store_answer(tx, placement, progress, call, raw)?;
     follow(tx, leased.job, placement, progress, ruling, patience.capabilities.idempotent_create)?;
     Ok(())
+}
+
+/// Ends a job this worker holds. Returns whether it did: nobody else had decided meanwhile.
+fn end(tx: &mut dyn Tx, leased: &Leased) -> Result<bool, Fault> {
+    let ended = tx.execute(
+        "delete from jobs where id = $1 and state = 'leased' and run_at = $2",
+        &[leased.job.as_bytes().into(), leased.lease.into()],
+    )?;
+    Ok(ended == 1)
 }
 
 /// Answers kept of one placement, in characters: enough for an investigation, bounded for a loop.
@@ -380,7 +441,9 @@ fn follow(
 ) -> Result<(), Fault> {
     match ruling {
         Ruling::Deliver(profiles) => {
-            deliver(tx, placement, &profiles)?;
+            let tenant = must_find(tx, placement.order)?.tenant;
+            let taken = esim::of_order(tx, placement.order)?.len();
+            deliver(tx, placement, tenant, taken, &profiles)?;
             finish_or_go_on(tx, job, placement.order, None)
         }
         Ruling::Refuse { code, message } => {
@@ -449,25 +512,25 @@ fn note(tx: &mut dyn Tx, order: OrderId, event: &str, detail: Option<&str>) -> R
     Ok(())
 }
 
-fn deliver(tx: &mut dyn Tx, placement: &Placement, profiles: &[Profile]) -> Result<(), Fault> {
-    let tenant = tenant_of(tx, placement.order)?;
-    let taken = esim::of_order(tx, placement.order)?.len();
+/// Writes the profiles a placement brought behind the `taken` eSIMs that are there. Returns how many.
+fn deliver(
+    tx: &mut dyn Tx,
+    placement: &Placement,
+    tenant: TenantId,
+    taken: usize,
+    profiles: &[Profile],
+) -> Result<u32, Fault> {
     let wanted = usize::try_from(placement.quantity).unwrap_or(usize::MAX);
     if profiles.len() > wanted {
         tracing::warn!(order = %placement.order, "the upstream delivered more profiles than were ordered");
     }
+    let mut delivered = 0_u32;
     for (offset, profile) in profiles.iter().take(wanted).enumerate() {
         let position = u16::try_from(taken + offset).map_err(|_| Fault::Bug("too many eSIMs".to_owned()))?;
         esim::deliver(tx, placement.order.esim(position), tenant, placement.k, profile)?;
+        delivered += 1;
     }
-    Ok(())
-}
-
-fn tenant_of(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<TenantId, Fault> {
-    row(snapshot, "select tenant_id from orders where id = $1", &[order.as_bytes().into()], |row| {
-        Ok(TenantId::from_slice(row.bytes(0)?)?)
-    })?
-    .ok_or_else(|| Fault::Bug(format!("order {order} is not there")))
+    Ok(delivered)
 }
 
 fn must_find(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<Order, Fault> {
@@ -483,43 +546,53 @@ pub(crate) fn finish_or_go_on(tx: &mut dyn Tx, job: JobId, id: OrderId, failure:
     if open {
         // No entry of the ledger tells the index of a part, so it is told here.
         let order = must_find(tx, id)?;
-        crate::index::list_iccids(tx, &order)?;
+        crate::index::list_early(tx, &order)?;
         let now = tx.now();
         return reschedule(tx, job, JobState::Ready, now, None);
     }
-    finish(tx, id)?;
+    let order = must_find(tx, id)?;
+    let delivered = order.esims.iter().filter(|esim| esim.state == EsimState::Delivered).count();
+    let delivered = number(i64::try_from(delivered).unwrap_or(i64::MAX))?;
+    crate::index::unlist_early(tx, &order)?;
+    finish(tx, id, &Sold::of(&order), delivered, order.failure_reason, None)?;
     change_one(tx, "delete from jobs where id = $1", &[job.as_bytes().into()])
 }
 
-/// Earns what came, gives back what did not, once: guarded by the order's state.
-fn finish(tx: &mut dyn Tx, id: OrderId) -> Result<(), Fault> {
-    let order = must_find(tx, id)?;
-    let mut locked = lock_existing(tx, order.tenant, order.mode)?;
-    let delivered = order.esims.iter().filter(|esim| esim.state == EsimState::Delivered).count();
-    let delivered = number(i64::try_from(delivered).unwrap_or(i64::MAX))?;
-    let failed = order.quantity.saturating_sub(delivered);
+/// Earns what came, gives back what did not, once: guarded by the order's state. `keys` are those of its eSIMs where
+/// they are at hand.
+fn finish(
+    tx: &mut dyn Tx,
+    id: OrderId,
+    sold: &Sold,
+    delivered: u32,
+    failure_reason: Option<String>,
+    keys: Option<Vec<Key>>,
+) -> Result<(), Fault> {
+    let mut locked = lock_existing(tx, sold.tenant, sold.mode)?;
+    let failed = sold.quantity.saturating_sub(delivered);
     let status = status(Tally { delivered, failed, ..Tally::default() });
-    let refunded = order.unit_price.times(failed)?;
+    let refunded = sold.unit_price.times(failed)?;
+    let keys = keys.map(|keys| keys.into_iter().chain(order::status_key(status)).collect::<Vec<_>>());
     let mut events = String::new();
     let now = tx.now();
     if delivered > 0 {
-        let earned = order.unit_price.times(delivered)?;
+        let earned = sold.unit_price.times(delivered)?;
         let entry = EntryId::new(tx.fresh_id());
-        write(tx, &mut locked, entry, Movement::sale(id, earned))?;
-        events += &timeline_entry(now, "delivered", Some(&format!("{delivered} of {}", order.quantity)))?;
+        write_listed(tx, &mut locked, entry, Movement::sale(id, earned), keys.clone())?;
+        events += &timeline_entry(now, "delivered", Some(&format!("{delivered} of {}", sold.quantity)))?;
     }
     if failed > 0 {
         let entry = EntryId::new(tx.fresh_id());
-        write(tx, &mut locked, entry, Movement::refund_of_undelivered(id, refunded))?;
+        write_listed(tx, &mut locked, entry, Movement::refund_of_undelivered(id, refunded), keys)?;
         events += &timeline_entry(now, "refunded", Some(&format!("{refunded} {}", refunded.currency())))?;
     }
-    let reason = match (failed, order.failure_reason) {
+    let reason = match (failed, failure_reason) {
         (0, _) => None,
         (_, Some(reason)) => Some(reason),
         (_, None) => Some("not_delivered: the upstream delivered fewer eSIMs than were ordered".to_owned()),
     };
     events += &timeline_entry(now, status.word(), reason.as_deref())?;
-    unlock(tx, &locked)?;
+    tx.store_credit(&locked)?;
     change_one(
         tx,
         "update orders set status = $1, refunded = $2, completed_at = $3, failure_reason = $4, timeline = timeline || $5
@@ -542,11 +615,7 @@ fn finish(tx: &mut dyn Tx, id: OrderId) -> Result<(), Fault> {
 /// # Errors
 /// [`LeaseLost`].
 pub fn end_job(tx: &mut dyn Tx, leased: &Leased) -> Decision<(), LeaseLost> {
-    if !hold(tx, leased)? {
-        return refuse(LeaseLost);
-    }
-    change_one(tx, "delete from jobs where id = $1", &[leased.job.as_bytes().into()])?;
-    Ok(())
+    if end(tx, leased)? { Ok(()) } else { refuse(LeaseLost) }
 }
 
 /// Gives a job back untouched: its provider is not there, or the process is stopping. Only for a worker
@@ -647,7 +716,7 @@ fn take_back(tx: &mut dyn Tx, id: OrderId, esim: EsimId) -> Result<(), Fault> {
     )?;
     let entry = EntryId::new(tx.fresh_id());
     write(tx, &mut locked, entry, Movement::refund_of_delivered(id, refund))?;
-    unlock(tx, &locked)?;
+    tx.store_credit(&locked)?;
     let event = timeline_entry(tx.now(), "refunded", Some(&format!("{refund} {}", refund.currency())))?;
     change_one(
         tx,
@@ -924,7 +993,7 @@ pub fn refund_by_operator(
     let entry = EntryId::new(tx.fresh_id());
     let entry = write(tx, &mut locked, entry, Movement::refund_of_delivered(id, amount))?;
     ledger::write_note(tx, &entry, reason)?;
-    unlock(tx, &locked)?;
+    tx.store_credit(&locked)?;
     if let Some((key, body_hash)) = key {
         tx.remember(key, crate::port::Remembered { body_hash, result: entry.id.uuid(), count: 1 })?;
     }

@@ -3,22 +3,22 @@
 //! entry, and every later change of its status writes another entry. Whoever reads the index also
 //! reads the tail of the ledger behind its watermark, so nothing that was answered is ever missing.
 
+use crate::ledger::World;
 use crate::order;
-use crate::port::{Decision, Fault, Row, Snapshot, Tx, row};
+use crate::port::{Decision, Fault, Row, Snapshot, Tx, collect, row};
 use domain::id::{EntryId, OrderId, TenantId, first_at};
-use domain::ledger::EntryKind;
+use domain::ledger::{Account, Entry, EntryKind};
 use domain::order::OrderStatus;
 use domain::tenant::Mode;
 use domain::time::Timestamp;
 use domain::words;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use uuid::Uuid;
 
 words! {
     /// What an index entry lists.
     pub enum Kind {
-        /// All orders.
-        Order = "o",
         /// Orders by their number.
         Number = "n",
         /// Orders by the partner's reference, in lower case.
@@ -29,34 +29,62 @@ words! {
         Iccid = "i",
         /// Orders by plan.
         Plan = "p",
-        /// Orders by status; `completed`, the rule, is not listed.
+        /// Orders by status; `completed`, the rule, is not listed, nor `processing`: those have a job.
         Status = "s",
-        /// All transactions.
+        /// All transactions, and with them all orders: a purchase has the id of its order.
         Entry = "t",
         /// Transactions by kind; `purchase`, the rule, is not listed.
         EntryKind = "k",
     }
 }
 
+/// What something is found under.
+pub(crate) type Key = (Kind, String);
+
 /// One list of the index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Posting {
-    kind: Kind,
-    key: String,
+#[derive(Debug, Clone)]
+pub(crate) struct List {
+    tenant: TenantId,
+    mode: Mode,
+    key: Key,
 }
 
-impl Posting {
-    pub(crate) fn new(kind: Kind, key: &str) -> Self {
-        Self { kind, key: key.to_owned() }
+impl List {
+    pub(crate) fn new((tenant, mode): World, kind: Kind, key: &str) -> Self {
+        Self { tenant, mode, key: (kind, key.to_owned()) }
     }
+
+    /// What the rows of all lists begin with whose keys begin with this one's. A row is one value, so that finding its
+    /// place is comparing bytes: tenant, mode and kind, the key, a zero, and the id of what is listed.
+    fn beginning(&self) -> Vec<u8> {
+        let mut row = Vec::with_capacity(64);
+        row.extend_from_slice(self.tenant.as_bytes());
+        row.push(match self.mode {
+            Mode::Live => b'l',
+            Mode::Test => b't',
+        });
+        row.extend_from_slice(self.key.0.word().as_bytes());
+        row.extend_from_slice(self.key.1.as_bytes());
+        row
+    }
+
+    fn row(&self, id: Uuid) -> Vec<u8> {
+        let mut row = self.beginning();
+        row.push(0);
+        row.extend_from_slice(id.as_bytes());
+        row
+    }
+}
+
+fn listed(row: &dyn Row) -> Result<Uuid, Fault> {
+    let id = row.bytes(0)?.last_chunk().ok_or_else(|| Fault::Bug("malformed row in the index".to_owned()))?;
+    Ok(Uuid::from_bytes(*id))
 }
 
 /// A stretch of one list, walked from its newest end.
 #[derive(Debug, Clone)]
 pub(crate) struct Range {
-    tenant: TenantId,
-    mode: Mode,
-    posting: Posting,
+    list: List,
     /// Inclusive.
     lowest: Uuid,
     /// Exclusive.
@@ -64,15 +92,8 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    pub(crate) fn new(
-        tenant: TenantId,
-        mode: Mode,
-        posting: Posting,
-        from: Option<Timestamp>,
-        to: Option<Timestamp>,
-    ) -> Self {
-        let lowest = from.map_or(Uuid::nil(), first_at);
-        Self { tenant, mode, posting, lowest, below: to.map_or(Uuid::max(), first_at) }
+    pub(crate) fn new(list: List, from: Option<Timestamp>, to: Option<Timestamp>) -> Self {
+        Self { list, lowest: from.map_or(Uuid::nil(), first_at), below: to.map_or(Uuid::max(), first_at) }
     }
 
     /// Only ids below `cursor`.
@@ -83,26 +104,14 @@ impl Range {
     }
 
     fn page(&self, snapshot: &mut dyn Snapshot, limit: u32) -> Result<Vec<Uuid>, Fault> {
-        crate::port::collect(
+        let (lowest, below) = (self.list.row(self.lowest), self.list.row(self.below));
+        collect(
             snapshot,
-            "select id from index_entries where tenant_id = $1 and mode = $2 and kind = $3 and key = $4
-             and id >= $5 and id < $6 order by id desc limit $7",
-            &[
-                self.tenant.as_bytes().into(),
-                self.mode.word().into(),
-                self.posting.kind.word().into(),
-                (&self.posting.key).into(),
-                self.lowest.as_bytes().into(),
-                self.below.as_bytes().into(),
-                limit.into(),
-            ],
-            uuid,
+            "select entry from index_entries where entry >= $1 and entry < $2 order by entry desc limit $3",
+            &[lowest.as_slice().into(), below.as_slice().into(), limit.into()],
+            listed,
         )
     }
-}
-
-fn uuid(row: &dyn Row) -> Result<Uuid, Fault> {
-    Uuid::from_slice(row.bytes(0)?).map_err(|_| Fault::Bug("malformed id in the index".to_owned()))
 }
 
 /// Ids of one page of the index.
@@ -121,8 +130,9 @@ pub(crate) struct Candidates {
 }
 
 impl Candidates {
-    pub(crate) fn new(range: Range, tail: impl Iterator<Item = Uuid>) -> Self {
-        let mut tail: Vec<Uuid> = tail.filter(|id| *id >= range.lowest && *id < range.below).collect();
+    /// `more` is offered, too: what is not in the index yet.
+    pub(crate) fn new(range: Range, more: impl Iterator<Item = Uuid>) -> Self {
+        let mut tail: Vec<Uuid> = more.filter(|id| *id >= range.lowest && *id < range.below).collect();
         tail.sort_unstable();
         tail.dedup();
         Self { range, tail, page: Vec::new().into_iter(), next_indexed: None, exhausted: false, offered: 0 }
@@ -154,31 +164,22 @@ impl Candidates {
     }
 }
 
-/// The ids whose key in one of `kinds` begins with `prefix`, or `None` when there are more than `limit`.
+/// The ids that `lists` have under keys which begin with theirs, or `None` when there are more than `limit` in one.
 pub(crate) fn by_prefix(
     snapshot: &mut dyn Snapshot,
-    tenant: TenantId,
-    mode: Mode,
-    kinds: &[Kind],
-    prefix: &str,
+    lists: &[List],
     limit: u32,
 ) -> Result<Option<BTreeSet<Uuid>>, Fault> {
-    let end = format!("{prefix}\u{10FFFF}");
     let mut found = BTreeSet::new();
-    for kind in kinds {
-        let ids = crate::port::collect(
+    for list in lists {
+        let begin = list.beginning();
+        // No byte of a key is as large.
+        let end = [begin.as_slice(), &[0xFF]].concat();
+        let ids = collect(
             snapshot,
-            "select id from index_entries where tenant_id = $1 and mode = $2 and kind = $3 and key >= $4 and key < $5
-             limit $6",
-            &[
-                tenant.as_bytes().into(),
-                mode.word().into(),
-                kind.word().into(),
-                prefix.into(),
-                (&end).into(),
-                (limit + 1).into(),
-            ],
-            uuid,
+            "select entry from index_entries where entry >= $1 and entry < $2 limit $3",
+            &[begin.as_slice().into(), end.as_slice().into(), (limit + 1).into()],
+            listed,
         )?;
         if ids.len() > usize::try_from(limit).unwrap_or(usize::MAX) {
             return Ok(None);
@@ -189,63 +190,88 @@ pub(crate) fn by_prefix(
 }
 
 /// A ledger entry that the index does not have yet.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TailEntry {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TailEntry {
     pub(crate) id: EntryId,
-    pub(crate) order: Option<OrderId>,
-    tenant: TenantId,
-    mode: Mode,
+    pub(crate) tenant: TenantId,
+    pub(crate) mode: Mode,
+    order: Option<OrderId>,
     kind: EntryKind,
+    source: Account,
+    /// What its order is found under from here on; none where that has to be read.
+    order_keys: Option<Vec<Key>>,
 }
 
-fn watermark(snapshot: &mut dyn Snapshot) -> Result<Vec<u8>, Fault> {
-    let hex = row(snapshot, "select value from settings where name = 'index_watermark'", &[], |row| {
-        row.text(0).map(str::to_owned)
-    })?;
-    match hex {
-        None => Ok(Vec::new()),
-        Some(hex) => hex
-            .parse::<Uuid>()
-            .map(|id| id.as_bytes().to_vec())
-            .map_err(|_| Fault::Bug("malformed index watermark".to_owned())),
+impl TailEntry {
+    pub(crate) fn new(entry: &Entry, order_keys: Option<Vec<Key>>) -> Self {
+        let Entry { id, tenant, mode, movement, .. } = *entry;
+        Self { id, tenant, mode, order: movement.order, kind: movement.kind, source: movement.source, order_keys }
+    }
+
+    /// What it may add to a list; whoever reads it looks at the row.
+    pub(crate) fn listed_in(&self, kind: Kind, fits: impl Fn(&str) -> bool) -> Option<Uuid> {
+        match kind {
+            Kind::Entry => (self.kind != EntryKind::Sale).then(|| self.id.uuid()),
+            Kind::EntryKind => fits(self.kind.word()).then(|| self.id.uuid()),
+            _ => {
+                let order = self.order?;
+                let may_fit = match &self.order_keys {
+                    None => true,
+                    Some(keys) => keys.iter().any(|key| key.0 == kind && fits(&key.1)),
+                };
+                may_fit.then(|| order.uuid())
+            }
+        }
     }
 }
 
-fn tail_after(snapshot: &mut dyn Snapshot, after: &[u8], limit: u32) -> Result<Vec<TailEntry>, Fault> {
-    crate::port::collect(
+pub(crate) fn watermark(snapshot: &mut dyn Snapshot) -> Result<Vec<u8>, Fault> {
+    let entry = row(snapshot, "select entry_id from index_watermark", &[], |row| row.bytes(0).map(<[u8]>::to_vec))?;
+    Ok(entry.unwrap_or_default())
+}
+
+/// The tail as the ledger has it: up to `most` entries above `after` up to `end`, of one world or of all.
+pub(crate) fn read_tail(
+    snapshot: &mut dyn Snapshot,
+    after: &[u8],
+    end: &[u8],
+    of: Option<World>,
+    most: usize,
+) -> Result<Vec<Arc<TailEntry>>, Fault> {
+    collect(
         snapshot,
-        "select id, order_id, tenant_id, mode, kind from ledger_entries where id > $1 order by id limit $2",
-        &[after.into(), limit.into()],
+        "select id, order_id, tenant_id, mode, kind, source from ledger_entries
+         where id > $1 and id <= $2 and ($3 is null or (tenant_id = $3 and mode = $4)) order by id limit $5",
+        &[
+            after.into(),
+            end.into(),
+            of.as_ref().map(|(tenant, _)| tenant.as_bytes()).into(),
+            of.map(|(_, mode)| mode.word()).into(),
+            u32::try_from(most).unwrap_or(u32::MAX).into(),
+        ],
         |row| {
-            Ok(TailEntry {
+            Ok(Arc::new(TailEntry {
                 id: EntryId::from_slice(row.bytes(0)?)?,
                 order: row.opt_bytes(1)?.map(OrderId::from_slice).transpose()?,
                 tenant: TenantId::from_slice(row.bytes(2)?)?,
                 mode: row.text(3)?.parse()?,
                 kind: row.text(4)?.parse()?,
-            })
+                source: row.text(5)?.parse()?,
+                order_keys: None,
+            }))
         },
     )
 }
 
-/// A tenant's entries behind the watermark, oldest first. The whole tail is kept short by the indexer.
-pub(crate) fn tail(snapshot: &mut dyn Snapshot, tenant: TenantId, mode: Mode) -> Result<Vec<TailEntry>, Fault> {
-    let after = watermark(snapshot)?;
-    let tail = tail_after(snapshot, &after, u32::MAX)?;
-    Ok(tail.into_iter().filter(|entry| entry.tenant == tenant && entry.mode == mode).collect())
-}
-
 /// Lists the ICCIDs an order has so far, before its last part is there. The rest of the index needs no
 /// such call: all else that is searched for comes with the order's creation or with a ledger entry.
-pub(crate) fn list_iccids(tx: &mut dyn Tx, order: &order::Order) -> Result<(), Fault> {
+pub(crate) fn list_early(tx: &mut dyn Tx, order: &order::Order) -> Result<(), Fault> {
     for iccid in order.esims.iter().filter_map(|esim| esim.iccid.as_ref()) {
         tx.execute(
-            "insert into index_entries (tenant_id, mode, kind, key, id) values ($1, $2, $3, $4, $5)
-             on conflict do nothing",
+            "insert into early_iccids (tenant_id, mode, iccid, order_id) values ($1, $2, $3, $4) on conflict do nothing",
             &[
                 order.tenant.as_bytes().into(),
                 order.mode.word().into(),
-                Kind::Iccid.word().into(),
                 iccid.into(),
                 order.id.as_bytes().into(),
             ],
@@ -254,42 +280,52 @@ pub(crate) fn list_iccids(tx: &mut dyn Tx, order: &order::Order) -> Result<(), F
     Ok(())
 }
 
-/// Entries of the tail that are taken in together: the more, the fewer pages are written for each.
-pub const INDEX_BATCH: u32 = 4_096;
-/// Changes of one command, so that a checkout never waits long for the index.
-const STEP: usize = 512;
+/// The last part is there, and with it a ledger entry: the index learns all ICCIDs from that.
+pub(crate) fn unlist_early(tx: &mut dyn Tx, order: &order::Order) -> Result<(), Fault> {
+    for iccid in order.esims.iter().filter_map(|esim| esim.iccid.as_ref()) {
+        tx.execute(
+            "delete from early_iccids where tenant_id = $1 and mode = $2 and iccid = $3 and order_id = $4",
+            &[order.tenant.as_bytes().into(), order.mode.word().into(), iccid.into(), order.id.as_bytes().into()],
+        )?;
+    }
+    Ok(())
+}
 
-/// A row of the index that comes or goes.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Change {
+/// The unfinished orders one of whose ICCIDs begins with `prefix`.
+pub(crate) fn early(
+    snapshot: &mut dyn Snapshot,
     tenant: TenantId,
     mode: Mode,
-    kind: Kind,
-    key: String,
-    id: Uuid,
-    comes: bool,
+    prefix: &str,
+    limit: u32,
+) -> Result<Vec<Uuid>, Fault> {
+    collect(
+        snapshot,
+        "select order_id from early_iccids where tenant_id = $1 and mode = $2 and iccid >= $3 and iccid < $4 limit $5",
+        &[
+            tenant.as_bytes().into(),
+            mode.word().into(),
+            prefix.into(),
+            (&format!("{prefix}\u{10FFFF}")).into(),
+            limit.into(),
+        ],
+        |row| Ok(OrderId::from_slice(row.bytes(0)?)?.uuid()),
+    )
 }
 
-/// The oldest part of the tail as changes of the index, in the index's own order. It is worked out on a
-/// snapshot: an order that changes meanwhile writes another entry, behind this part, and comes up again.
+/// Entries of the tail that are taken in together: the more, the fewer pages are written for each.
+pub const INDEX_BATCH: usize = 32_768;
+
+/// The oldest part of the tail as changes of the index. It is worked out on a snapshot: an order that changes meanwhile
+/// writes another entry, behind this part, and comes up again.
 #[derive(Debug, Clone, Default)]
-pub struct Portion {
+pub(crate) struct Portion {
     after: Vec<u8>,
-    last: Option<EntryId>,
-    changes: Vec<Change>,
+    pub(crate) last: Option<EntryId>,
+    /// Rows that come (or go), in the index's own order.
+    changes: BTreeMap<Vec<u8>, bool>,
     /// How many entries it takes off the tail.
-    pub entries: u32,
-}
-
-/// An order, unless it cannot be read: one broken row must not keep all others out of the index.
-fn readable(snapshot: &mut dyn Snapshot, id: OrderId) -> Result<Option<order::Order>, Fault> {
-    match order::find(snapshot, id) {
-        Err(Fault::Bug(reason)) => {
-            tracing::error!(order = %id, reason, "an order cannot be indexed");
-            Ok(None)
-        }
-        found => found,
-    }
+    pub(crate) entries: usize,
 }
 
 impl Portion {
@@ -297,73 +333,69 @@ impl Portion {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn read(snapshot: &mut dyn Snapshot) -> Result<Self, Fault> {
+    pub(crate) fn read(snapshot: &mut dyn Snapshot) -> Result<Self, Fault> {
         let after = watermark(snapshot)?;
-        let tail = tail_after(snapshot, &after, INDEX_BATCH)?;
-        let mut changes = Vec::new();
-        let mut orders = BTreeSet::new();
+        let tail = snapshot.tail(None, INDEX_BATCH)?;
+        let is_new = |id: OrderId| id.as_bytes().as_slice() > after.as_slice();
+        let unread = tail.iter().filter(|entry| entry.order_keys.is_none()).filter_map(|entry| entry.order);
+        let mut created = match unread.filter(|id| is_new(*id)).max() {
+            Some(last) => order::keys_between(snapshot, &after, last)?,
+            None => HashMap::new(),
+        };
+        let mut changes = BTreeMap::new();
         for entry in &tail {
-            let mut change = |comes, kind, key, id| {
-                let TailEntry { tenant, mode, .. } = *entry;
-                changes.push(Change { tenant, mode, kind, key, id, comes });
+            let world = (entry.tenant, entry.mode);
+            let mut change = |(kind, key): (Kind, &str), id, comes| {
+                changes.insert(List::new(world, kind, key).row(id), comes);
             };
             if entry.kind != EntryKind::Sale {
-                change(true, Kind::Entry, String::new(), entry.id.uuid());
+                change((Kind::Entry, ""), entry.id.uuid(), true);
                 if entry.kind != EntryKind::Purchase {
-                    change(true, Kind::EntryKind, entry.kind.word().to_owned(), entry.id.uuid());
+                    change((Kind::EntryKind, entry.kind.word()), entry.id.uuid(), true);
                 }
             }
-            if let Some(id) = entry.order
-                && orders.insert(id)
-                && let Some(order) = readable(snapshot, id)?
-            {
-                let is_new = id.as_bytes().as_slice() > after.as_slice();
-                for (kind, key) in order.keys(is_new) {
-                    change(true, kind, key, id.uuid());
-                }
-                if !is_new {
-                    for status in OrderStatus::ALL.iter().filter(|status| **status != order.status) {
-                        change(false, Kind::Status, status.word().to_owned(), id.uuid());
+            let Some(id) = entry.order else { continue };
+            let keys = match &entry.order_keys {
+                Some(keys) => keys.clone(),
+                None if is_new(id) => created.remove(&id).unwrap_or_default(),
+                None => {
+                    let Some((status, keys)) = order::later_keys(snapshot, id)? else { continue };
+                    // What leaves `sales_held` leaves `processing`, which is not listed.
+                    if entry.source != Account::SalesHeld {
+                        for left in OrderStatus::ALL.iter().filter(|left| **left != status) {
+                            change((Kind::Status, left.word()), id.uuid(), false);
+                        }
                     }
+                    keys
                 }
+            };
+            for (kind, key) in keys {
+                change((kind, &key), id.uuid(), true);
             }
         }
-        changes.sort_unstable();
-        let entries = u32::try_from(tail.len()).unwrap_or(u32::MAX);
-        Ok(Self { after, last: tail.last().map(|entry| entry.id), changes, entries })
+        Ok(Self { after, last: tail.last().map(|entry| entry.id), changes, entries: tail.len() })
     }
 }
 
-/// Makes the next changes of a portion, from the `done`th on. Returns how many are done then, or `None` when
-/// that were the last and the watermark stands behind the portion. Steps may be made twice.
+/// Makes the changes of a portion, and moves the watermark behind it.
 ///
 /// # Errors
-/// [`Fault`].
-pub fn take(tx: &mut dyn Tx, portion: &Portion, done: usize) -> Decision<Option<usize>, std::convert::Infallible> {
-    let Some(last) = portion.last else { return Ok(None) };
+/// [`Fault::Bug`] when another portion was taken in since it was read.
+pub(crate) fn take(tx: &mut dyn Tx, portion: &Portion) -> Decision<(), std::convert::Infallible> {
+    let Some(last) = portion.last else { return Ok(()) };
     if watermark(tx)? != portion.after {
         return Err(Fault::Bug("the index was filled from two sides".to_owned()).into());
     }
-    let end = portion.changes.len().min(done.saturating_add(STEP));
-    for Change { tenant, mode, kind, key, id, comes } in portion.changes.get(done..end).unwrap_or_default() {
+    for (entry, comes) in &portion.changes {
         let sql = if *comes {
-            "insert into index_entries (tenant_id, mode, kind, key, id) values ($1, $2, $3, $4, $5)
-             on conflict do nothing"
+            "insert into index_entries (entry) values ($1) on conflict do nothing"
         } else {
-            "delete from index_entries where tenant_id = $1 and mode = $2 and kind = $3 and key = $4 and id = $5"
+            "delete from index_entries where entry = $1"
         };
-        tx.execute(
-            sql,
-            &[tenant.as_bytes().into(), mode.word().into(), kind.word().into(), key.into(), id.as_bytes().into()],
-        )?;
+        tx.execute(sql, &[entry.as_slice().into()])?;
     }
-    if end < portion.changes.len() {
-        return Ok(Some(end));
+    if tx.execute("update index_watermark set entry_id = $1", &[last.as_bytes().into()])? == 0 {
+        tx.execute("insert into index_watermark (entry_id) values ($1)", &[last.as_bytes().into()])?;
     }
-    tx.execute(
-        "insert into settings (name, value) values ('index_watermark', $1)
-         on conflict (name) do update set value = excluded.value",
-        &[(&last.to_string()).into()],
-    )?;
-    Ok(None)
+    Ok(())
 }

@@ -1,30 +1,82 @@
 //! The ledger's rows: entries are only ever inserted, and the balance row moves with them in the
 //! same transaction.
 
+use crate::index::{self, TailEntry};
 use crate::port::{Event, Fault, Row, Snapshot, Tx, change_one, collect, row};
 use domain::id::{EntryId, OrderId, TenantId, TopUpId};
 use domain::ledger::{Account, Damage, Entry, EntryKind, Hash, Head, Movement, append, verify};
 use domain::money::{Currency, LARGEST_CREDIT_MINOR, Money};
 use domain::tenant::{Mode, TenantStatus};
 use domain::time::Timestamp;
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-/// A tenant's locked balance row of one mode.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Locked {
-    pub(crate) head: Head,
-    pub(crate) credit_limit: Money,
-    pub(crate) order_count: i64,
-    pub(crate) tenant_number: i64,
-    pub(crate) status: TenantStatus,
-    read_count: i64,
+/// What a tenant has in one mode: its balance and the head of its chain, and what decides whether it may buy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credit {
+    /// The head of the chain, with the balance.
+    pub head: Head,
+    /// How far below zero the balance may go.
+    pub limit: Money,
+    /// Orders made so far.
+    pub order_count: i64,
+    /// The number the tenant's orders begin with.
+    pub tenant_number: i64,
+    /// Where the tenant stands.
+    pub status: TenantStatus,
+    /// Entries when it was locked: the guard of its change.
+    pub(crate) locked_at: i64,
 }
 
-impl Locked {
+impl Credit {
     /// Whether this credit may be added and still leaves room for refunds.
     pub(crate) fn leaves_room(&self, amount: Money) -> bool {
         let after = self.head.balance.plus(amount).map(Money::minor);
         after.is_ok_and(|after| after.unsigned_abs() <= LARGEST_CREDIT_MINOR.unsigned_abs())
+    }
+
+    /// The row, locked until the end of the transaction where `for_update` says so.
+    pub(crate) fn read(
+        snapshot: &mut dyn Snapshot,
+        tenant: TenantId,
+        mode: Mode,
+        for_update: &str,
+    ) -> Result<Option<Self>, Fault> {
+        let sql = match for_update {
+            "" => Cow::Borrowed(CREDIT),
+            clause => Cow::Owned(format!("{CREDIT} {clause}")),
+        };
+        row(snapshot, &sql, &[tenant.as_bytes().into(), mode.word().into()], |row| {
+            let currency: Currency = row.text(2)?.parse()?;
+            let money = |column| row.int(column).map(|minor| Money::new(minor, currency));
+            let head = Head { tenant, mode, count: row.int(5)?, hash: hash(row.bytes(6)?)?, balance: money(3)? };
+            Ok(Self {
+                head,
+                limit: money(4)?,
+                order_count: row.int(7)?,
+                tenant_number: row.int(0)?,
+                status: row.text(1)?.parse()?,
+                locked_at: head.count,
+            })
+        })
+    }
+
+    /// Writes the row.
+    pub(crate) fn write(&self, tx: &mut dyn Tx) -> Result<(), Fault> {
+        change_one(
+            tx,
+            "update balances set balance = $1, entry_count = $2, entry_hash = $3, order_count = $4
+             where tenant_id = $5 and mode = $6 and entry_count <= $2",
+            &[
+                self.head.balance.minor().into(),
+                self.head.count.into(),
+                (&self.head.hash).into(),
+                self.order_count.into(),
+                self.head.tenant.as_bytes().into(),
+                self.head.mode.word().into(),
+            ],
+        )
     }
 }
 
@@ -32,37 +84,97 @@ fn hash(bytes: &[u8]) -> Result<Hash, Fault> {
     bytes.try_into().map_err(|_| Fault::Bug("malformed hash in the database".to_owned()))
 }
 
-/// Locks the balance row: the first thing every command of a tenant does.
-pub(crate) fn lock(tx: &mut dyn Tx, tenant: TenantId, mode: Mode) -> Result<Option<Locked>, Fault> {
-    let sql = match tx.for_update() {
-        "" => LOCK.to_owned(),
-        suffix => format!("{LOCK} {suffix}"),
-    };
-    row(tx, &sql, &[tenant.as_bytes().into(), mode.word().into()], |row| {
-        let currency: Currency = row.text(2)?.parse()?;
-        let money = |column| row.int(column).map(|minor| Money::new(minor, currency));
-        let head = Head { tenant, mode, count: row.int(5)?, hash: hash(row.bytes(6)?)?, balance: money(3)? };
-        Ok(Locked {
-            head,
-            credit_limit: money(4)?,
-            order_count: row.int(7)?,
-            tenant_number: row.int(0)?,
-            status: row.text(1)?.parse()?,
-            read_count: head.count,
-        })
-    })
-}
-
-const LOCK: &str = "select t.number, t.status, t.currency, b.balance, b.credit_limit, b.entry_count, b.entry_hash, \
+const CREDIT: &str = "select t.number, t.status, t.currency, b.balance, b.credit_limit, b.entry_count, b.entry_hash, \
      b.order_count from balances b join tenants t on t.id = b.tenant_id where b.tenant_id = $1 and b.mode = $2";
 
-/// Locks the balance row of a tenant that is known to exist.
-pub(crate) fn lock_existing(tx: &mut dyn Tx, tenant: TenantId, mode: Mode) -> Result<Locked, Fault> {
-    lock(tx, tenant, mode)?.ok_or_else(|| Fault::Bug(format!("tenant {tenant} has no {mode} balance")))
+/// Locks the credit of a tenant that is known to exist: the first thing a tenant's command does.
+pub(crate) fn lock_existing(tx: &mut dyn Tx, tenant: TenantId, mode: Mode) -> Result<Credit, Fault> {
+    tx.lock_credit(tenant, mode)?.ok_or_else(|| Fault::Bug(format!("tenant {tenant} has no {mode} balance")))
+}
+
+/// Whose chain: a tenant in one mode.
+pub(crate) type World = (TenantId, Mode);
+
+/// The end of the ledger behind which the rows in `balances` may lag: an id, or none while they never do.
+fn tail_begins(snapshot: &mut dyn Snapshot) -> Result<Option<Vec<u8>>, Fault> {
+    let after = row(snapshot, "select value from settings where name = 'balances_watermark'", &[], |row| {
+        row.text(0).map(str::to_owned)
+    })?;
+    match after.as_deref() {
+        None => Ok(None),
+        Some("") => Ok(Some(Vec::new())),
+        Some(id) => match id.parse::<EntryId>() {
+            Ok(id) => Ok(Some(id.as_bytes().to_vec())),
+            Err(_) => Err(Fault::Bug("malformed watermark of the balances".to_owned())),
+        },
+    }
+}
+
+/// Takes the entries of the tail, oldest first, into the heads they belong to.
+fn follow_tail(snapshot: &mut dyn Snapshot, mut head: impl FnMut(&Entry) -> Result<(), Fault>) -> Result<(), Fault> {
+    let Some(mut last) = tail_begins(snapshot)? else { return Ok(()) };
+    loop {
+        let page = after(snapshot, &last, CHECK_PAGE)?;
+        let Some(newest) = page.last() else { return Ok(()) };
+        last = newest.id.as_bytes().to_vec();
+        page.iter().try_for_each(&mut head)?;
+    }
+}
+
+/// The credits the rows in `balances` are behind of: what the tail of the ledger made of them.
+///
+pub(crate) fn unwritten(snapshot: &mut dyn Snapshot) -> Result<HashMap<World, Credit>, Fault> {
+    let mut entries = Vec::new();
+    follow_tail(snapshot, |entry| {
+        entries.push(*entry);
+        Ok(())
+    })?;
+    let mut credits: HashMap<World, Credit> = HashMap::new();
+    for entry in entries {
+        let world = (entry.tenant, entry.mode);
+        let mut credit = match credits.get(&world) {
+            Some(credit) => *credit,
+            None => Credit::read(snapshot, entry.tenant, entry.mode, "")?
+                .ok_or_else(|| Fault::Bug(format!("entry {} has no balance", entry.id)))?,
+        };
+        if entry.position > credit.head.count {
+            credit.head = entry.head();
+            credit.order_count += i64::from(entry.movement.kind == EntryKind::Purchase);
+        }
+        credits.insert(world, credit);
+    }
+    Ok(credits)
+}
+
+/// Notes that the rows in `balances` hold all entries up to the newest one, or, at the end of the process,
+/// that they lag behind nothing.
+pub(crate) fn set_tail(tx: &mut dyn Tx, begins: Option<&[u8]>) -> Result<(), Fault> {
+    let Some(begins) = begins else {
+        tx.execute("delete from settings where name = 'balances_watermark'", &[])?;
+        return Ok(());
+    };
+    let id = if begins.is_empty() { String::new() } else { EntryId::from_slice(begins)?.to_string() };
+    tx.execute(
+        "insert into settings (name, value) values ('balances_watermark', $1)
+         on conflict (name) do update set value = excluded.value",
+        &[(&id).into()],
+    )?;
+    Ok(())
 }
 
 /// Appends one movement to the locked chain.
-pub(crate) fn write(tx: &mut dyn Tx, locked: &mut Locked, id: EntryId, movement: Movement) -> Result<Entry, Fault> {
+pub(crate) fn write(tx: &mut dyn Tx, locked: &mut Credit, id: EntryId, movement: Movement) -> Result<Entry, Fault> {
+    write_listed(tx, locked, id, movement, None)
+}
+
+/// The same, where it is known what the movement's order is found under from here on.
+pub(crate) fn write_listed(
+    tx: &mut dyn Tx,
+    locked: &mut Credit,
+    id: EntryId,
+    movement: Movement,
+    order_keys: Option<Vec<index::Key>>,
+) -> Result<Entry, Fault> {
     let (entry, head) = append(&locked.head, id, movement)?;
     tx.execute(
         "insert into ledger_entries (id, tenant_id, mode, position, kind, source, target, amount, currency,
@@ -85,26 +197,8 @@ pub(crate) fn write(tx: &mut dyn Tx, locked: &mut Locked, id: EntryId, movement:
         ],
     )?;
     locked.head = head;
-    tx.after_commit(Event::Appended(1));
+    tx.after_commit(Event::Appended(Arc::new(TailEntry::new(&entry, order_keys))));
     Ok(entry)
-}
-
-/// Writes the moved head back. The guard fails when the row was not the one that was locked.
-pub(crate) fn unlock(tx: &mut dyn Tx, locked: &Locked) -> Result<(), Fault> {
-    change_one(
-        tx,
-        "update balances set balance = $1, entry_count = $2, entry_hash = $3, order_count = $4
-         where tenant_id = $5 and mode = $6 and entry_count = $7",
-        &[
-            locked.head.balance.minor().into(),
-            locked.head.count.into(),
-            (&locked.head.hash).into(),
-            locked.order_count.into(),
-            locked.head.tenant.as_bytes().into(),
-            locked.head.mode.word().into(),
-            locked.read_count.into(),
-        ],
-    )
 }
 
 const ENTRY: &str = "id, tenant_id, mode, position, kind, source, target, amount, currency, balance_after, \
@@ -147,33 +241,6 @@ pub fn after(snapshot: &mut dyn Snapshot, after: &[u8], limit: u32) -> Result<Ve
     collect(snapshot, &sql, &[after.into(), limit.into()], entry)
 }
 
-/// A tenant's balance of one mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Balance {
-    /// The credit.
-    pub credit_balance: Money,
-    /// How far below zero it may go.
-    pub credit_limit: Money,
-}
-
-/// Reads a tenant's balance.
-///
-/// # Errors
-/// [`Fault`].
-pub fn balance(snapshot: &mut dyn Snapshot, tenant: TenantId, mode: Mode) -> Result<Option<Balance>, Fault> {
-    row(
-        snapshot,
-        "select t.currency, b.balance, b.credit_limit from balances b join tenants t on t.id = b.tenant_id
-         where b.tenant_id = $1 and b.mode = $2",
-        &[tenant.as_bytes().into(), mode.word().into()],
-        |row| {
-            let currency: Currency = row.text(0)?.parse()?;
-            let money = |column| row.int(column).map(|minor| Money::new(minor, currency));
-            Ok(Balance { credit_balance: money(1)?, credit_limit: money(2)? })
-        },
-    )
-}
-
 /// What a list of transactions is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TransactionFilter {
@@ -206,10 +273,11 @@ pub fn transactions(
     cursor: Option<EntryId>,
     limit: usize,
 ) -> Result<(Vec<Transaction>, Option<EntryId>), Fault> {
+    let world = (tenant, mode);
     let rare = filter.kind.filter(|kind| *kind != EntryKind::Purchase);
-    let posting = match rare {
-        Some(kind) => crate::index::Posting::new(crate::index::Kind::EntryKind, kind.word()),
-        None => crate::index::Posting::new(crate::index::Kind::Entry, ""),
+    let (kind, key) = match rare {
+        Some(kind) => (index::Kind::EntryKind, kind.word()),
+        None => (index::Kind::Entry, ""),
     };
     let fits = |entry: &Entry| {
         entry.tenant == tenant
@@ -219,11 +287,12 @@ pub fn transactions(
             && filter.from.is_none_or(|from| entry.id.created_at() >= from)
             && filter.to.is_none_or(|to| entry.id.created_at() < to)
     };
-    let mut range = crate::index::Range::new(tenant, mode, posting, filter.from, filter.to);
+    let mut range = index::Range::new(index::List::new(world, kind, key), filter.from, filter.to);
     range.below(cursor.map(EntryId::uuid));
     let mut found = Vec::new();
-    let tail = crate::index::tail(snapshot, tenant, mode)?;
-    let mut candidates = crate::index::Candidates::new(range, tail.iter().map(|entry| entry.id.uuid()));
+    let tail = snapshot.tail(Some(world), usize::MAX)?;
+    let of_tail = tail.iter().filter_map(|entry| entry.listed_in(kind, |word| word == key));
+    let mut candidates = index::Candidates::new(range, of_tail);
     while let Some(id) = candidates.next(snapshot)? {
         let id = EntryId::new(id);
         let Some(entry) = find(snapshot, id)?.filter(|entry| fits(entry)) else { continue };
@@ -289,7 +358,8 @@ const CHECK_PAGE: u32 = 2_000;
 
 const NEWEST: &str = "select id from ledger_entries order by id desc limit 1";
 
-fn newest(snapshot: &mut dyn Snapshot) -> Result<Vec<u8>, Fault> {
+/// The id of the newest entry; empty before the first.
+pub(crate) fn newest(snapshot: &mut dyn Snapshot) -> Result<Vec<u8>, Fault> {
     Ok(row(snapshot, NEWEST, &[], |row| row.bytes(0).map(<[u8]>::to_vec))?.unwrap_or_default())
 }
 
@@ -348,6 +418,19 @@ impl Check {
                 Ok(())
             },
         )?;
+        let followed = follow_tail(snapshot, |entry| {
+            if let Some(head) = expected.get_mut(&(entry.tenant, entry.mode))
+                && entry.position > head.count
+            {
+                *head = entry.head();
+            }
+            Ok(())
+        });
+        match followed {
+            // The walk comes to the broken entry and names it.
+            Ok(()) | Err(Fault::Bug(_)) => {}
+            Err(fault) => return Err(fault),
+        }
         Ok(Self {
             expected,
             unreadable,

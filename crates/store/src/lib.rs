@@ -21,7 +21,7 @@ pub mod top_up;
 
 mod migrations;
 
-use port::{Decision, Fault, Snapshot, Tx};
+use port::{Decision, Failure, Fault, Snapshot, Tx};
 use sqlite::{Length, Listener, Sqlite, Turn};
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Store {
         Self { sqlite: Arc::new(sqlite) }
     }
 
-    /// Adds somebody who is told what became durable, on the writer's thread: be quick there.
+    /// Adds somebody who is told what became durable, before its caller is answered: be quick there.
     pub fn listen(&self, listener: Listener) {
         self.sqlite.listen(listener);
     }
@@ -57,7 +57,7 @@ impl Store {
         self.sqlite.submit(Turn::Caller, command).await.unwrap_or_else(|_| sqlite::lost())
     }
 
-    /// The same for work behind the scenes, fulfilment and the index: while callers wait for the database,
+    /// The same for work behind the scenes, fulfilment: while callers wait for the database,
     /// it gets a share, so that a flood of checkouts is answered soon, and nothing starves.
     ///
     /// # Errors
@@ -69,6 +69,24 @@ impl Store {
         C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
     {
         self.sqlite.submit(Turn::Behind, command).await.unwrap_or_else(|_| sqlite::lost())
+    }
+
+    /// Takes the oldest part of the ledger's tail into the search index. Returns how many entries it took; for
+    /// one caller at a time.
+    ///
+    /// # Errors
+    /// A [`Fault`].
+    pub async fn fill_index(&self) -> Result<usize, Fault> {
+        let portion = self.scan(index::Portion::read).await?;
+        let (entries, last) = (portion.entries, portion.last);
+        let taken = self.sqlite.submit_to_index(move |tx| index::take(tx, &portion)).await;
+        match taken.unwrap_or_else(|_| sqlite::lost()) {
+            Ok(()) => {}
+            Err(Failure::Fault(fault)) => return Err(fault),
+            Err(Failure::Refused(never)) => match never {},
+        }
+        last.into_iter().for_each(|last| self.sqlite.indexed(last));
+        Ok(entries)
     }
 
     /// Runs a read on one snapshot.

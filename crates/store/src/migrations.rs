@@ -2,7 +2,11 @@
 
 use rusqlite::Connection;
 
-const SQLITE: &[&str] = &[include_str!("../migrations/sqlite/0001_first.sql")];
+const SQLITE: &[&str] =
+    &[include_str!("../migrations/sqlite/0001_first.sql"), include_str!("../migrations/sqlite/0002_index_apart.sql")];
+
+/// The schema of the search index's own file, and its version: another version is made anew.
+pub(crate) const SQLITE_INDEX: (&str, i64) = (include_str!("../migrations/sqlite/index.sql"), 1);
 
 /// Brings a SQLite database to this program's schema.
 ///

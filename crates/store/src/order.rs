@@ -1,7 +1,8 @@
 //! Orders and their eSIMs, as they are read.
 
 use crate::esim::{self, Esim};
-use crate::index::{Candidates, Kind, Posting, Range, by_prefix, tail};
+use crate::index::{Candidates, Key, Kind, List, Range, TailEntry, by_prefix, early};
+use crate::ledger::World;
 use crate::port::{Fault, Row, Snapshot, collect, row};
 use domain::id::{CheckoutId, EsimId, OrderId, PlanId, TenantId};
 use domain::money::{Currency, Money};
@@ -9,6 +10,8 @@ use domain::order::{OrderFilter, OrderStatus};
 use domain::tenant::Mode;
 use domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Something that happened to an order.
@@ -102,23 +105,6 @@ impl Order {
         self
     }
 
-    /// The keys the index lists this order under; only those that may have come since when it is not new.
-    pub(crate) fn keys(&self, is_new: bool) -> Vec<(Kind, String)> {
-        let mut keys = Vec::new();
-        if is_new {
-            keys.push((Kind::Order, String::new()));
-            keys.push((Kind::Number, self.number.to_lowercase()));
-            keys.push((Kind::Plan, self.plan.to_string()));
-            keys.extend(self.traveller.email.as_ref().map(|email| (Kind::Email, email.to_lowercase())));
-            keys.extend(self.traveller.reference.as_ref().map(|text| (Kind::Reference, text.to_lowercase())));
-        }
-        if self.status != OrderStatus::Completed {
-            keys.push((Kind::Status, self.status.word().to_owned()));
-        }
-        keys.extend(self.esims.iter().filter_map(|esim| esim.iccid.as_ref()).map(|iccid| (Kind::Iccid, iccid.clone())));
-        keys
-    }
-
     fn fits(&self, filter: &OrderFilter) -> bool {
         let same = |wanted: &Option<String>, found: &Option<String>| match (wanted, found) {
             (None, _) => true,
@@ -146,6 +132,86 @@ impl Order {
                 .is_none_or(|iccid| self.esims.iter().any(|esim| esim.iccid.as_deref() == Some(iccid.as_str())))
             && filter.query.as_ref().is_none_or(begins)
     }
+}
+
+/// The key of a status; none of those that are not listed.
+pub(crate) fn status_key(status: OrderStatus) -> Option<Key> {
+    let listed = !matches!(status, OrderStatus::Completed | OrderStatus::Processing);
+    listed.then(|| (Kind::Status, status.word().to_owned()))
+}
+
+/// What an order is found under from its creation on.
+pub(crate) fn first_keys(number: &str, plan: PlanId, email: Option<&str>, reference: Option<&str>) -> Vec<Key> {
+    let mut keys = vec![(Kind::Number, number.to_lowercase()), (Kind::Plan, plan.to_string())];
+    keys.extend(email.map(|email| (Kind::Email, email.to_lowercase())));
+    keys.extend(reference.map(|reference| (Kind::Reference, reference.to_lowercase())));
+    keys
+}
+
+/// The keys of the orders with ids above `after` up to `last`, by order. One that cannot be read is left out:
+/// it must not keep all others out of the index.
+pub(crate) fn keys_between(
+    snapshot: &mut dyn Snapshot,
+    after: &[u8],
+    last: OrderId,
+) -> Result<HashMap<OrderId, Vec<Key>>, Fault> {
+    let mut found = HashMap::new();
+    let keys = |row: &dyn Row| {
+        let id = OrderId::from_slice(row.bytes(0)?)?;
+        let plan = PlanId::from_slice(row.bytes(2)?)?;
+        let mut keys = first_keys(row.text(1)?, plan, row.opt_text(4)?, row.opt_text(5)?);
+        keys.extend(status_key(row.text(3)?.parse()?));
+        Ok::<_, Fault>((id, keys))
+    };
+    snapshot.rows(
+        "select o.id, o.number, o.plan_id, o.status, t.email, t.reference
+         from orders o left join travellers t on t.order_id = o.id where o.id > $1 and o.id <= $2",
+        &[after.into(), last.as_bytes().into()],
+        &mut |row| {
+            match keys(row) {
+                Ok((id, keys)) => {
+                    found.insert(id, keys);
+                }
+                Err(fault) => tracing::error!(%fault, "an order cannot be indexed"),
+            }
+            Ok(())
+        },
+    )?;
+    snapshot.rows(
+        "select id, iccid from esims where id > $1 and id <= $2 and iccid is not null",
+        &[after.into(), last.last_esim().as_bytes().into()],
+        &mut |row| {
+            let id = EsimId::from_slice(row.bytes(0)?)?;
+            if let Some(keys) = found.get_mut(&id.order()) {
+                keys.push((Kind::Iccid, row.text(1)?.to_owned()));
+            }
+            Ok(())
+        },
+    )?;
+    Ok(found)
+}
+
+/// The keys that may have come since an order was first indexed, and its status; none where it cannot be read.
+pub(crate) fn later_keys(snapshot: &mut dyn Snapshot, id: OrderId) -> Result<Option<(OrderStatus, Vec<Key>)>, Fault> {
+    let status = row(snapshot, "select status from orders where id = $1", &[id.as_bytes().into()], |row| {
+        Ok(row.text(0)?.parse::<OrderStatus>()?)
+    });
+    let status = match status {
+        Ok(Some(status)) => status,
+        Ok(None) | Err(Fault::Bug(_)) => {
+            tracing::error!(order = %id, "an order cannot be indexed");
+            return Ok(None);
+        }
+        Err(fault) => return Err(fault),
+    };
+    let mut keys = collect(
+        snapshot,
+        "select iccid from esims where id > $1 and id <= $2 and iccid is not null",
+        &[id.as_bytes().into(), id.last_esim().as_bytes().into()],
+        |row| Ok((Kind::Iccid, row.text(0)?.to_owned())),
+    )?;
+    keys.extend(status_key(status));
+    Ok(Some((status, keys)))
 }
 
 const ORDER: &str = "o.id, o.tenant_id, o.mode, o.checkout_id, o.number, o.plan_id, o.plan_name, o.quantity, \
@@ -259,31 +325,101 @@ pub fn list(
     cursor: Option<OrderId>,
     limit: usize,
 ) -> Result<Page, Fault> {
-    let tail = tail(snapshot, tenant, mode)?;
-    let tail_orders = || tail.iter().filter_map(|entry| entry.order).map(OrderId::uuid);
+    let tail = snapshot.tail(Some((tenant, mode)), usize::MAX)?;
+    list_with(snapshot, (tenant, mode), &tail, filter, cursor, limit)
+}
+
+fn list_with(
+    snapshot: &mut dyn Snapshot,
+    (tenant, mode): World,
+    tail: &[Arc<TailEntry>],
+    filter: &OrderFilter,
+    cursor: Option<OrderId>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let world = (tenant, mode);
+    let early = match (&filter.iccid, &filter.query) {
+        (Some(begins), _) | (None, Some(begins)) => early(snapshot, tenant, mode, begins, MOST_PREFIX_MATCHES)?,
+        (None, None) => Vec::new(),
+    };
     if let Some(query) = &filter.query {
+        let query = query.to_lowercase();
+        let begins = |key: &str| key.starts_with(&query);
         let kinds = [Kind::Number, Kind::Reference, Kind::Email, Kind::Iccid];
-        let matches = by_prefix(snapshot, tenant, mode, &kinds, &query.to_lowercase(), MOST_PREFIX_MATCHES)?;
+        let matches = by_prefix(snapshot, &kinds.map(|kind| List::new(world, kind, &query)), MOST_PREFIX_MATCHES)?;
         if let Some(mut ids) = matches {
-            ids.extend(tail_orders());
+            let in_tail = |kind| tail.iter().filter_map(move |entry| entry.listed_in(kind, begins));
+            ids.extend(kinds.into_iter().flat_map(in_tail));
+            ids.extend(early);
             let mut newest_first = ids.into_iter().rev().filter(|id| cursor.is_none_or(|cursor| *id < cursor.uuid()));
             return page(snapshot, tenant, mode, filter, limit, |_| Ok(newest_first.next()));
         }
     }
-    let posting = match filter {
-        OrderFilter { iccid: Some(iccid), .. } => Posting::new(Kind::Iccid, iccid),
-        OrderFilter { reference: Some(reference), .. } => Posting::new(Kind::Reference, &reference.to_lowercase()),
-        OrderFilter { email: Some(email), .. } => Posting::new(Kind::Email, &email.to_lowercase()),
-        OrderFilter { status: Some(status), .. } if *status != OrderStatus::Completed => {
-            Posting::new(Kind::Status, status.word())
+    let (kind, key) = match filter {
+        OrderFilter { iccid: Some(iccid), .. } => (Kind::Iccid, iccid.clone()),
+        OrderFilter { reference: Some(reference), .. } => (Kind::Reference, reference.to_lowercase()),
+        OrderFilter { email: Some(email), .. } => (Kind::Email, email.to_lowercase()),
+        OrderFilter { status: Some(OrderStatus::Processing), .. } => {
+            let mut next = processing(Some(tenant), cursor, filter);
+            return page(snapshot, tenant, mode, filter, limit, |snapshot| next.next(snapshot));
         }
-        OrderFilter { plan: Some(plan), .. } => Posting::new(Kind::Plan, &plan.to_string()),
-        _ => Posting::new(Kind::Order, ""),
+        OrderFilter { status: Some(status), .. } if *status != OrderStatus::Completed => {
+            (Kind::Status, status.word().to_owned())
+        }
+        OrderFilter { plan: Some(plan), .. } => (Kind::Plan, plan.to_string()),
+        // An order's purchase has its id; what else is in that list is no order.
+        _ => (Kind::Entry, String::new()),
     };
-    let mut range = Range::new(tenant, mode, posting, filter.from, filter.to);
+    let mut range = Range::new(List::new(world, kind, &key), filter.from, filter.to);
     range.below(cursor.map(OrderId::uuid));
-    let mut candidates = Candidates::new(range, tail_orders());
+    let in_tail = tail.iter().filter_map(|entry| entry.listed_in(kind, |other| other == key));
+    let mut candidates = Candidates::new(range, in_tail.chain(early));
     page(snapshot, tenant, mode, filter, limit, |snapshot| candidates.next(snapshot))
+}
+
+/// Walks ids from the newest down, page by page.
+struct Walk {
+    sql: &'static str,
+    tenant: Option<TenantId>,
+    lowest: Uuid,
+    below: Uuid,
+    page: std::vec::IntoIter<Uuid>,
+}
+
+impl Walk {
+    fn new(sql: &'static str, tenant: Option<TenantId>, cursor: Option<OrderId>, filter: &OrderFilter) -> Self {
+        let to = filter.to.map_or_else(Uuid::max, domain::id::first_at);
+        Self {
+            sql,
+            tenant,
+            lowest: filter.from.map_or_else(Uuid::nil, domain::id::first_at),
+            below: cursor.map_or(to, |cursor| to.min(cursor.uuid())),
+            page: Vec::new().into_iter(),
+        }
+    }
+
+    fn next(&mut self, snapshot: &mut dyn Snapshot) -> Result<Option<Uuid>, Fault> {
+        if let Some(id) = self.page.next() {
+            return Ok(Some(id));
+        }
+        let tenant = self.tenant.as_ref().map(TenantId::as_bytes);
+        let page = collect(
+            snapshot,
+            self.sql,
+            &[self.lowest.as_bytes().into(), self.below.as_bytes().into(), tenant.into()],
+            |row| Ok(OrderId::from_slice(row.bytes(0)?)?.uuid()),
+        )?;
+        self.below = page.last().copied().unwrap_or(self.lowest);
+        self.page = page.into_iter();
+        Ok(self.page.next())
+    }
+}
+
+/// The orders that are being fulfilled: each has a job of its own id.
+fn processing(tenant: Option<TenantId>, cursor: Option<OrderId>, filter: &OrderFilter) -> Walk {
+    let sql = "select id from jobs where id >= $1 and id < $2 and ($3 is null or tenant_id = $3) and kind = 'fulfil'
+               order by id desc limit 200";
+    Walk::new(sql, tenant, cursor, filter)
 }
 
 fn page(
@@ -325,37 +461,26 @@ pub fn list_all(
     cursor: Option<OrderId>,
     limit: usize,
 ) -> Result<Page, Fault> {
-    let searched = filter.iccid.is_some()
+    let in_lists = filter.status.is_some_and(|status| status_key(status).is_some());
+    if in_lists
+        || filter.iccid.is_some()
         || filter.reference.is_some()
         || filter.email.is_some()
         || filter.query.is_some()
-        || filter.status.is_some_and(|status| status != OrderStatus::Completed);
-    if searched {
+    {
         return search_all(snapshot, mode, filter, cursor, limit);
     }
-    let mut below = cursor.map_or_else(Uuid::max, OrderId::uuid);
-    if let Some(to) = filter.to {
-        below = below.min(domain::id::first_at(to));
-    }
-    let lowest = filter.from.map_or_else(Uuid::nil, domain::id::first_at);
-    let mut ids = Vec::new().into_iter();
-    let mut next = |snapshot: &mut dyn Snapshot| -> Result<Option<Uuid>, Fault> {
-        if let Some(id) = ids.next() {
-            return Ok(Some(id));
+    let mut walk = match filter.status {
+        Some(OrderStatus::Processing) => processing(None, cursor, filter),
+        _ => {
+            let sql = "select id from orders where id >= $1 and id < $2 and ($3 is null or tenant_id = $3)
+                       order by id desc limit 200";
+            Walk::new(sql, None, cursor, filter)
         }
-        let page = collect(
-            snapshot,
-            "select id from orders where id >= $1 and id < $2 order by id desc limit 200",
-            &[lowest.as_bytes().into(), below.as_bytes().into()],
-            |row| Ok(OrderId::from_slice(row.bytes(0)?)?.uuid()),
-        )?;
-        below = page.last().copied().unwrap_or(lowest);
-        ids = page.into_iter();
-        Ok(ids.next())
     };
     let mut orders: Vec<Order> = Vec::new();
     let (mut looked_at, mut esims) = (0, 0);
-    while let Some(id) = next(snapshot)? {
+    while let Some(id) = walk.next(snapshot)? {
         looked_at += 1;
         let id = OrderId::new(id);
         let fits = |order: &Order| mode.is_none_or(|mode| order.mode == mode) && order.fits(filter);
@@ -385,10 +510,15 @@ fn search_all(
     let worlds = collect(snapshot, "select tenant_id, mode from balances", &[], |row| {
         Ok((TenantId::from_slice(row.bytes(0)?)?, row.text(1)?.parse::<Mode>()?))
     })?;
+    let mut tails: HashMap<World, Vec<Arc<TailEntry>>> = HashMap::new();
+    for entry in snapshot.tail(None, usize::MAX)? {
+        tails.entry((entry.tenant, entry.mode)).or_default().push(entry);
+    }
     let mut orders: Vec<Order> = Vec::new();
     let mut next = None;
     for (tenant, mode) in worlds.into_iter().filter(|(_, world)| mode.is_none_or(|mode| mode == *world)) {
-        let page = list(snapshot, tenant, mode, filter, cursor, limit)?;
+        let tail = tails.remove(&(tenant, mode)).unwrap_or_default();
+        let page = list_with(snapshot, (tenant, mode), &tail, filter, cursor, limit)?;
         next = next.max(page.next);
         orders.extend(page.orders);
     }

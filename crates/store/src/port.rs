@@ -2,9 +2,13 @@
 //! `(&mut dyn Tx, input)`: nothing can be awaited inside one, so no network call can hide in it, and
 //! a command may be run again after a serialisation failure.
 
-use domain::id::OrderId;
+use crate::index::TailEntry;
+use crate::ledger::Credit;
+use domain::id::{OrderId, TenantId};
+use domain::tenant::Mode;
 use domain::time::Timestamp;
 use std::fmt;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// A value bound to a statement. Statements use `$1`, `$2`, ... in order of first appearance.
@@ -211,17 +215,30 @@ pub trait Snapshot {
         values: &[Value<'_>],
         each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
     ) -> Result<(), Fault>;
+
+    /// A tenant's credit in one mode, with everything that was answered before this call; `None` where there
+    /// is no such tenant.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn credit(&mut self, tenant: TenantId, mode: Mode) -> Result<Option<Credit>, Fault>;
+
+    /// The oldest `most` ledger entries that the search index does not have yet, of one tenant and mode or of all.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn tail(&mut self, of: Option<(TenantId, Mode)>, most: usize) -> Result<Vec<Arc<TailEntry>>, Fault>;
 }
 
 /// What other parts of the process may want to know once a change is durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// There is a job to do now.
     JobReady,
     /// An order changed; it may have become final.
     OrderChanged(OrderId),
-    /// So many ledger entries were written, which the search index does not have yet.
-    Appended(u32),
+    /// A ledger entry was written, which the search index does not have yet.
+    Appended(Arc<TailEntry>),
     /// Somebody's access changed: tokens, keys or a tenant's status.
     AccessChanged,
     /// The price list changed.
@@ -259,8 +276,18 @@ pub trait Tx: Snapshot {
     /// [`Fault`].
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault>;
 
-    /// What stands behind `select` to lock the selected rows until the end of the transaction.
-    fn for_update(&self) -> &'static str;
+    /// Locks a tenant's credit until the end of the transaction and returns it; `None` where there is no such
+    /// tenant. Every command that moves a tenant's money does this first.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn lock_credit(&mut self, tenant: TenantId, mode: Mode) -> Result<Option<Credit>, Fault>;
+
+    /// Stores a locked credit with its moved head. The entries of the ledger that moved it are written by then.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`] when it is not the one that was locked.
+    fn store_credit(&mut self, credit: &Credit) -> Result<(), Fault>;
 
     /// Looks an idempotency key up.
     ///

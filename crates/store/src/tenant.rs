@@ -1,7 +1,7 @@
 //! Tenants: registration, profile, and what the operator decides about them.
 
 use crate::audit::{self, Act};
-use crate::ledger::{self, Transaction, lock, unlock, write};
+use crate::ledger::{self, Credit, Transaction, lock_existing, write};
 use crate::port::{Decision, Event, Fault, KeyHash, Remembered, Row, Snapshot, Tx, change_one, collect, refuse, row};
 use domain::id::{EntryId, TenantId, UserId};
 use domain::ledger::Movement;
@@ -99,11 +99,11 @@ pub fn register(tx: &mut dyn Tx, registration: &Registration) -> Decision<Tenant
         )?;
     }
     if registration.test_credit.minor() > 0 {
-        let mut locked = ledger::lock_existing(tx, id, Mode::Test)?;
+        let mut locked = lock_existing(tx, id, Mode::Test)?;
         let entry = EntryId::new(tx.fresh_id());
         let entry = write(tx, &mut locked, entry, Movement::adjustment(registration.test_credit))?;
         ledger::write_note(tx, &entry, "Test credit")?;
-        unlock(tx, &locked)?;
+        tx.store_credit(&locked)?;
     }
     let found = find(tx, id)?;
     found.ok_or_else(|| Fault::Bug("a tenant just made is not there".to_owned()).into())
@@ -175,6 +175,10 @@ pub fn set_status(
         "update tenants set status = $1 where id = $2 and status = $3",
         &[status.word().into(), id.as_bytes().into(), tenant.status.word().into()],
     )?;
+    for mode in Mode::ALL {
+        let locked = lock_existing(tx, id, *mode)?;
+        tx.store_credit(&Credit { status, ..locked })?;
+    }
     audit::write(tx, act, &format!("tenant.{status}"), &id.to_string(), "", Some(reason))?;
     tx.after_commit(Event::AccessChanged);
     Ok(Tenant { status, ..tenant })
@@ -194,7 +198,7 @@ pub fn adjust(
     reason: &str,
     key: Option<(KeyHash, [u8; 16])>,
 ) -> Decision<(Transaction, bool), TenantRefusal> {
-    let Some(mut locked) = lock(tx, id, mode)? else { return refuse(TenantRefusal::NotFound) };
+    let Some(mut locked) = tx.lock_credit(id, mode)? else { return refuse(TenantRefusal::NotFound) };
     if let Some((key, body)) = &key
         && let Some(remembered) = tx.recall(key)?
     {
@@ -211,7 +215,7 @@ pub fn adjust(
     let entry = EntryId::new(tx.fresh_id());
     let entry = write(tx, &mut locked, entry, Movement::adjustment(amount))?;
     ledger::write_note(tx, &entry, reason)?;
-    unlock(tx, &locked)?;
+    tx.store_credit(&locked)?;
     if let Some((key, body_hash)) = key {
         tx.remember(key, Remembered { body_hash, result: entry.id.uuid(), count: 1 })?;
     }
@@ -226,11 +230,13 @@ pub fn adjust(
 /// [`TenantRefusal`].
 pub fn set_credit_limit(tx: &mut dyn Tx, act: &Act, id: TenantId, limit: Money) -> Decision<Tenant, TenantRefusal> {
     let Some(tenant) = find(tx, id)? else { return refuse(TenantRefusal::NotFound) };
+    let locked = lock_existing(tx, id, Mode::Live)?;
     change_one(
         tx,
         "update balances set credit_limit = $1 where tenant_id = $2 and mode = $3",
         &[limit.minor().into(), id.as_bytes().into(), Mode::Live.word().into()],
     )?;
+    tx.store_credit(&Credit { limit, ..locked })?;
     let detail = format!("{limit} {}", limit.currency());
     audit::write(tx, act, "tenant.credit_limit", &id.to_string(), &detail, None)?;
     Ok(tenant)

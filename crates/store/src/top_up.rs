@@ -1,7 +1,7 @@
 //! Top-ups: from the wish to the credit, once.
 
 use crate::audit::{self, Act};
-use crate::ledger::{lock, lock_existing, unlock, write};
+use crate::ledger::{lock_existing, write};
 use crate::port::{Decision, Fault, KeyHash, Remembered, Row, Snapshot, Tx, change_one, collect, refuse, row};
 use domain::id::{EntryId, TenantId, TopUpId};
 use domain::ledger::{Account, Movement};
@@ -207,14 +207,14 @@ fn pay(tx: &mut dyn Tx, top_up: TopUp, received: Option<Money>) -> Decision<TopU
     )?;
     let entry = EntryId::new(tx.fresh_id());
     write(tx, &mut locked, entry, Movement::top_up(top_up.id, clearing, credited))?;
-    unlock(tx, &locked)?;
+    tx.store_credit(&locked)?;
     Ok(TopUp { status, credited: Some(credited), paid_at: Some(now), ..top_up })
 }
 
 /// Locks the tenant of a top-up, then reads the top-up: whoever decides second sees the first decision.
 fn locked_top_up(tx: &mut dyn Tx, id: TopUpId) -> Decision<TopUp, TopUpRefusal> {
     let Some(seen) = find(tx, id)? else { return refuse(TopUpRefusal::NotFound) };
-    if lock(tx, seen.tenant, seen.mode)?.is_none() {
+    if tx.lock_credit(seen.tenant, seen.mode)?.is_none() {
         return Err(Fault::Bug(format!("tenant {} has no balance", seen.tenant)).into());
     }
     match find(tx, id)? {

@@ -850,7 +850,7 @@ impl Game {
     }
 
     fn take_tail(&mut self) {
-        self.db().write(world::take_tail).unwrap();
+        self.db().take_tail();
     }
 
     /// The balance is the fold of the entries and what the model says; all accounts sum to zero.
@@ -862,11 +862,15 @@ impl Game {
             for id in entries.iter().filter_map(|entry| entry.movement.order) {
                 touched.extend(store::order::find(snapshot, id)?);
             }
-            let sql = "select tenant_id, mode, balance from balances";
-            let balances = store::port::collect(snapshot, sql, &[], |row| {
+            let worlds = store::port::collect(snapshot, "select tenant_id, mode from balances", &[], |row| {
                 let world: World = (TenantId::from_slice(row.bytes(0)?)?, row.text(1)?.parse()?);
-                Ok((world, row.int(2)?))
+                Ok(world)
             })?;
+            let mut balances = Vec::new();
+            for (tenant, mode) in worlds {
+                let credit = snapshot.credit(tenant, mode)?;
+                balances.extend(credit.map(|credit| ((tenant, mode), credit.head.balance.minor())));
+            }
             Ok((entries, balances, touched))
         });
         for order in touched {

@@ -28,12 +28,12 @@ pub struct BalanceView {
 /// A [`Problem`].
 pub async fn get(call: TenantCall) -> Result<Answer, Problem> {
     let scope = call.scope();
-    let balance = call.platform.store.read(move |snapshot| ledger::balance(snapshot, scope.tenant, scope.mode)).await?;
-    let balance = balance.ok_or_else(Problem::internal)?;
+    let balance = call.platform.store.read(move |snapshot| snapshot.credit(scope.tenant, scope.mode)).await?;
+    let credit = balance.ok_or_else(Problem::internal)?;
     let data = BalanceView {
-        credit_balance: Amount(balance.credit_balance),
-        credit_limit: Amount(balance.credit_limit),
-        currency: balance.credit_balance.currency().code(),
+        credit_balance: Amount(credit.head.balance),
+        credit_limit: Amount(credit.limit),
+        currency: credit.head.balance.currency().code(),
     };
     Ok(Answer::json(200, "Balance", &data))
 }

@@ -12,7 +12,6 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
 use store::checkout::{Checkout, place_orders};
-use store::ledger;
 use store::order::{Order, Traveller};
 
 const ITEM: Kind = Kind::Object(&[
@@ -75,9 +74,8 @@ pub async fn post(call: TenantCall) -> Result<Answer, Problem> {
         drop(placed);
         let orders = settled(&call.platform, ids, limit).await?;
         let scope = call.scope();
-        let balance =
-            call.platform.store.read(move |snapshot| ledger::balance(snapshot, scope.tenant, scope.mode)).await?;
-        let balance = balance.ok_or_else(Problem::internal)?.credit_balance;
+        let balance = call.platform.store.read(move |snapshot| snapshot.credit(scope.tenant, scope.mode)).await?;
+        let balance = balance.ok_or_else(Problem::internal)?.head.balance;
         let mut refunded = Money::zero(total.currency());
         for order in &orders {
             refunded = refunded.plus(order.refunded).map_err(store::port::Fault::from)?;

@@ -11,7 +11,6 @@ use domain::id::TenantId;
 use domain::tenant::{Mode, TenantStatus};
 use schemars::JsonSchema;
 use serde::Serialize;
-use store::ledger;
 use store::tenant::{self, Tenant, TenantRefusal};
 
 /// A tenant as the operator sees it.
@@ -52,9 +51,7 @@ async fn view(call: &OperatorCall, tenant: Tenant) -> Result<TenantView, Problem
     let (live, test) = call
         .platform
         .store
-        .read(move |snapshot| {
-            Ok((ledger::balance(snapshot, id, Mode::Live)?, ledger::balance(snapshot, id, Mode::Test)?))
-        })
+        .read(move |snapshot| Ok((snapshot.credit(id, Mode::Live)?, snapshot.credit(id, Mode::Test)?)))
         .await?;
     let (live, test) = (live.ok_or_else(Problem::internal)?, test.ok_or_else(Problem::internal)?);
     Ok(TenantView {
@@ -62,9 +59,9 @@ async fn view(call: &OperatorCall, tenant: Tenant) -> Result<TenantView, Problem
         number: tenant.number,
         status: tenant.status.word(),
         currency: tenant.currency.code(),
-        credit_balance: Amount(live.credit_balance),
-        credit_limit: Amount(live.credit_limit),
-        test_credit_balance: Amount(test.credit_balance),
+        credit_balance: Amount(live.head.balance),
+        credit_limit: Amount(live.limit),
+        test_credit_balance: Amount(test.head.balance),
         created_at: Time(tenant.id.created_at()),
         name: tenant.name,
         subdomain: tenant.subdomain,

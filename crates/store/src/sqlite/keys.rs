@@ -15,6 +15,10 @@ pub(super) struct Keys {
     oldest_first: VecDeque<KeyHash>,
     group: HashMap<KeyHash, Remembered>,
     group_order: Vec<KeyHash>,
+    /// The keys on their way to disk, in the index's own order; those at the end go first.
+    moving: Vec<(KeyHash, Uuid)>,
+    /// The newest result of those on their way.
+    moving_up_to: Uuid,
     spilled: bool,
 }
 
@@ -75,25 +79,29 @@ impl Keys {
         self.group_order.clear();
     }
 
-    /// The oldest keys beyond the limit with their results, to be moved to disk; empty while there is room.
-    pub(super) fn overflow(&self) -> Vec<(KeyHash, Uuid)> {
-        if self.committed.len() <= MOST_IN_MEMORY {
-            return Vec::new();
+    /// The next keys to be moved to disk with their results, `most` at a time; empty while there is room.
+    pub(super) fn next_to_disk(&mut self, most: usize) -> &[(KeyHash, Uuid)] {
+        if self.moving.is_empty() && self.committed.len() > MOST_IN_MEMORY {
+            let surplus = self.committed.len() - MOST_IN_MEMORY * 3 / 4;
+            let oldest = self.oldest_first.drain(..surplus.min(self.oldest_first.len()));
+            self.moving = oldest.filter_map(|key| self.committed.get(&key).map(|result| (key, *result))).collect();
+            self.moving_up_to = self.moving.last().map_or(self.moving_up_to, |(_, result)| *result);
+            // Neighbours are moved together, so that a page of the index is written once.
+            self.moving.sort_unstable();
         }
-        let surplus = self.committed.len() - MOST_IN_MEMORY * 3 / 4;
-        self.oldest_first
-            .iter()
-            .take(surplus)
-            .filter_map(|key| self.committed.get(key).map(|result| (*key, *result)))
-            .collect()
+        self.moving.get(self.moving.len().saturating_sub(most)..).unwrap_or_default()
     }
 
-    /// Drops keys that are on disk now.
-    pub(super) fn moved_to_disk(&mut self, keys: &[(KeyHash, Uuid)]) {
-        for (key, _) in keys {
-            self.committed.remove(key);
+    /// The result up to which all keys are on disk once the last `count` of those on their way are.
+    pub(super) fn all_on_disk_after(&self, count: usize) -> Option<Uuid> {
+        (count == self.moving.len()).then_some(self.moving_up_to)
+    }
+
+    /// Drops the last `count` keys of those on their way: they are on disk now.
+    pub(super) fn moved_to_disk(&mut self, count: usize) {
+        for (key, _) in self.moving.drain(self.moving.len().saturating_sub(count)..) {
+            self.committed.remove(&key);
         }
-        self.oldest_first.drain(..keys.len().min(self.oldest_first.len()));
         self.spilled = true;
     }
 }
@@ -125,5 +133,27 @@ mod tests {
         keys.commit();
         assert_eq!(keys.committed(&[1; 16]), Some(Uuid::from_u128(1)));
         assert_eq!(keys.committed(&[2; 16]), None);
+    }
+
+    #[test]
+    fn surplus_keys_move_in_portions_and_are_known_all_the_while() {
+        let mut keys = Keys::default();
+        let key = |number: usize| u128::try_from(number).unwrap().to_be_bytes();
+        for number in 0..=MOST_IN_MEMORY {
+            keys.load(key(number), Uuid::from_u128(1));
+        }
+        let mut moved = Vec::new();
+        loop {
+            let portion = keys.next_to_disk(10_000).to_vec();
+            assert!(portion.iter().all(|(key, _)| keys.committed(key).is_some()));
+            if portion.is_empty() {
+                break;
+            }
+            keys.moved_to_disk(portion.len());
+            moved.extend(portion);
+        }
+        assert_eq!(moved.len(), MOST_IN_MEMORY / 4 + 1);
+        assert!(moved.iter().all(|(moved, _)| *moved <= key(MOST_IN_MEMORY / 4)), "the oldest go first");
+        assert!(keys.has_spilled() && keys.committed(&key(MOST_IN_MEMORY)).is_some());
     }
 }

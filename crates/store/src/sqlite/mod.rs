@@ -1,30 +1,37 @@
 //! The embedded database: one writer with group commit, readers on their own read-only connections,
 //! checkpoints off the writer.
 
+mod credits;
+mod index_file;
 mod keys;
 mod queue;
+mod sync;
+mod tail;
 mod transaction;
 mod writer;
 
 use crate::migrations;
 use crate::port::{Decision, Event, Failure, Fault, Snapshot, Tx};
-use domain::id::IdSequence;
+use domain::id::{EntryId, IdSequence};
 use domain::time::Timestamp;
+use index_file::{attach_index, index_writer};
 use queue::Queue;
 pub(crate) use queue::Turn;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use sync::{Flush, MOST_WAITING, Syncer, flush_log, unflushed};
+use tail::Tail;
 use tokio::sync::oneshot;
-use transaction::{Memory, Random, SqliteSnapshot, fault};
+use transaction::{Memory, Random, Shared, SqliteSnapshot, fault};
 use uuid::Uuid;
+use writer::{Finished, PORTION, Submitted, Waiting, Writer};
 pub use writer::{Listener, Now};
-use writer::{Submitted, Waiting, Writer};
 
 /// Threads for short reads: logins, single rows.
 const READERS: usize = 2;
@@ -35,7 +42,7 @@ const MOST_LOG_FRAMES: i64 = 24_576;
 /// Between two checkpoints.
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(1_000);
 
-type Read = Box<dyn FnOnce(&Connection) + Send>;
+type Read = Box<dyn FnOnce(&Connection, Option<&Shared>) + Send>;
 
 /// How long a read may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +56,14 @@ pub(crate) enum Length {
 /// The open database. Dropping it ends the threads after the work they have.
 pub struct Sqlite {
     writer: Option<Sender<(Turn, Box<dyn Waiting>)>>,
+    index: Option<Sender<Box<dyn Waiting>>>,
     readers: Option<Sender<Read>>,
     scanners: Option<Sender<Read>>,
     threads: Vec<JoinHandle<()>>,
     listeners: Arc<RwLock<Vec<Listener>>>,
+    tail: Tail,
+    /// Whether the disk failed to take what was written.
+    broken: Arc<AtomicBool>,
     path: PathBuf,
 }
 
@@ -91,9 +102,8 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 fn connect_for_writing(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.pragma_update(None, "cache_size", -24_576)?;
+    connection.pragma_update(None, "cache_size", -12_288)?;
     Ok(connection)
 }
 
@@ -115,41 +125,60 @@ impl Sqlite {
         let listeners: Arc<RwLock<Vec<Listener>>> = Arc::default();
         let reset_log = Arc::new(AtomicBool::new(false));
         let memory = recall_memory(&connection, seed).map_err(|error| cannot_open(path, &error))?;
+        let newest = connection
+            .query_row("select max(id) from ledger_entries", [], |row| row.get::<_, Option<Vec<u8>>>(0))
+            .map_err(|error| cannot_open(path, &error))?;
+        let tail = Tail::above(newest.unwrap_or_default());
+        let shared = Shared { credits: memory.credits.committed.clone(), tail: tail.clone() };
         let to_listeners = Arc::clone(&listeners);
-        let writer = Writer {
-            connection,
-            memory,
-            now,
+        let mut writer = Writer { connection, memory, now, tail, reset_log: Arc::clone(&reset_log) };
+        // A checkpoint flushes by itself in the order that keeps the file whole; the log is flushed by the syncer.
+        writer.connection.pragma_update(None, "synchronous", "normal").map_err(|error| cannot_open(path, &error))?;
+        writer.open().map_err(|error| cannot_open(path, &error))?;
+        let broken = Arc::new(AtomicBool::new(false));
+        let syncer = Syncer {
+            flush: flush_log(path).map_err(|error| cannot_open(path, &error))?,
             listener: Arc::new(move |events: &[Event]| {
                 for listener in to_listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
                     listener(events);
                 }
             }),
-            reset_log: Arc::clone(&reset_log),
+            broken: Arc::clone(&broken),
         };
         let checkpointer = connect_for_writing(path).map_err(|error| cannot_open(path, &error))?;
         let (dirty, to_checkpoint) = sync_channel(1);
+        let (finished, to_sync) = sync_channel(MOST_WAITING);
+        let after = After { finished, dirty, broken: Arc::clone(&broken) };
         let (commands, waiting) = channel();
+        let (portions, to_index) = channel();
         let (reads, to_read) = channel();
         let (scans, to_scan) = channel();
+        let index = index_writer(path, &writer).map_err(|error| cannot_open(path, &error))?;
         let mut threads = vec![
-            spawn("store-writer", move || write_until_closed(writer, Queue::new(waiting), &dirty)),
+            spawn("store-index", move || index_until_closed(index, &to_index)),
+            spawn("store-writer", move || write_until_closed(writer, Queue::new(waiting), after)),
+            spawn("store-syncer", move || syncer.run_until_closed(&to_sync)),
             spawn("store-checkpoint", move || checkpoint_until_closed(&checkpointer, &to_checkpoint, &reset_log)),
         ];
         let (to_read, to_scan) = (Arc::new(Mutex::new(to_read)), Arc::new(Mutex::new(to_scan)));
         for to_read in [&to_read; READERS].into_iter().chain([&to_scan; SCANNERS]) {
             let connection = connect_for_reading(path).map_err(|error| cannot_open(path, &error))?;
+            attach_index(&connection, path).map_err(|error| cannot_open(path, &error))?;
             let to_read = Arc::clone(to_read);
-            threads.push(spawn("store-reader", move || read_until_closed(&connection, &to_read)));
+            let shared = shared.clone();
+            threads.push(spawn("store-reader", move || read_until_closed(&connection, Some(&shared), &to_read)));
         }
         let threads =
             threads.into_iter().collect::<std::io::Result<Vec<_>>>().map_err(|error| cannot_open(path, &error))?;
         Ok(Self {
             writer: Some(commands),
+            index: Some(portions),
             readers: Some(reads),
             scanners: Some(scans),
             threads,
             listeners,
+            tail: shared.tail,
+            broken,
             path: path.to_owned(),
         })
     }
@@ -161,14 +190,17 @@ impl Sqlite {
     pub fn open_to_read(path: &Path) -> Result<Self, OpenError> {
         let connection = connect_for_reading(path).map_err(|error| cannot_open(path, &error))?;
         let (reads, to_read) = channel();
-        let reader = spawn("store-reader", move || read_until_closed(&connection, &Mutex::new(to_read)))
+        let reader = spawn("store-reader", move || read_until_closed(&connection, None, &Mutex::new(to_read)))
             .map_err(|error| cannot_open(path, &error))?;
         Ok(Self {
             writer: None,
+            index: None,
             readers: Some(reads.clone()),
             scanners: Some(reads),
             threads: vec![reader],
             listeners: Arc::default(),
+            tail: Tail::default(),
+            broken: Arc::default(),
             path: path.to_owned(),
         })
     }
@@ -193,6 +225,25 @@ impl Sqlite {
         answer
     }
 
+    /// Submits a command to the search index.
+    pub(crate) fn submit_to_index<T, R, C>(&self, command: C) -> oneshot::Receiver<Decision<T, R>>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
+    {
+        let (submitted, answer) = Submitted::new(command);
+        if let Some(index) = &self.index {
+            let _ = index.send(Box::new(submitted));
+        }
+        answer
+    }
+
+    /// The search index has all entries up to `last` now.
+    pub(crate) fn indexed(&self, last: EntryId) {
+        self.tail.forget(last.as_bytes());
+    }
+
     /// Submits a read of one snapshot.
     pub(crate) fn submit_read<T, C>(&self, length: Length, read: C) -> oneshot::Receiver<Result<T, Fault>>
     where
@@ -200,8 +251,12 @@ impl Sqlite {
         C: FnOnce(&mut dyn Snapshot) -> Result<T, Fault> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let read: Read = Box::new(move |connection| {
-            let _ = reply.send(read_snapshot(connection, read));
+        if self.broken.load(Ordering::Acquire) {
+            let _ = reply.send(Err(unflushed()));
+            return answer;
+        }
+        let read: Read = Box::new(move |connection, shared| {
+            let _ = reply.send(read_snapshot(connection, shared, read));
         });
         let threads = match length {
             Length::Short => &self.readers,
@@ -217,6 +272,7 @@ impl Sqlite {
 impl Drop for Sqlite {
     fn drop(&mut self) {
         self.writer = None;
+        self.index = None;
         self.readers = None;
         self.scanners = None;
         for thread in self.threads.drain(..) {
@@ -234,14 +290,16 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<Jo
 
 fn read_snapshot<T>(
     connection: &Connection,
+    shared: Option<&Shared>,
     read: impl FnOnce(&mut dyn Snapshot) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let statement = |sql| -> Result<(), Fault> {
         let mut statement = connection.prepare_cached(sql).map_err(|error| fault(&error))?;
         statement.raw_execute().map(|_| ()).map_err(|error| fault(&error))
     };
+    let tail = shared.map(|shared| shared.tail.view());
     statement("begin")?;
-    let found = read(&mut SqliteSnapshot(connection));
+    let found = read(&mut SqliteSnapshot { connection, shared, tail });
     statement("commit")?;
     found
 }
@@ -257,51 +315,89 @@ const LAST_ID: &str = "select max(id) from (
 /// Loads what the writer keeps in memory: the newest idempotency keys, and the last id.
 fn recall_memory(connection: &Connection, seed: u64) -> rusqlite::Result<Memory> {
     let mut keys = keys::Keys::default();
-    let mut statement =
-        connection.prepare("select key_hash, result_id from idempotency_keys order by result_id desc")?;
-    let mut on_disk = connection.prepare("select 1 from idempotency_index where key_hash = ?1")?;
-    let mut newest: Vec<([u8; 16], [u8; 16])> = Vec::new();
-    let mut rows = statement.query([])?;
+    // Up to the watermark all keys are in the on-disk index; behind it, some may be there, too.
+    let after: Option<String> = connection
+        .query_row("select value from settings where name = 'keys_watermark'", [], |row| row.get(0))
+        .optional()?;
+    let after = after.and_then(|id| id.parse::<Uuid>().ok()).unwrap_or_default();
+    let mut statement = connection
+        .prepare("select key_hash, result_id from idempotency_keys where result_id > ?1 order by result_id")?;
+    let mut rows = statement.query([after.as_bytes()])?;
     while let Some(row) = rows.next()? {
-        let (key, result) = (row.get(0)?, row.get(1)?);
-        // The oldest keys are moved to disk first, so from here on all are there. Beyond the limit there are
-        // keys that are not, when the process ended before it moved them.
-        if newest.len() >= keys::MOST_IN_MEMORY && on_disk.exists([&key])? {
-            break;
-        }
-        newest.push((key, result));
-    }
-    newest.reverse();
-    for (key, result) in newest {
-        keys.load(key, Uuid::from_bytes(result));
+        keys.load(row.get(0)?, Uuid::from_bytes(row.get(1)?));
     }
     let spilled = connection.query_row("select exists (select 1 from idempotency_index)", [], |row| row.get(0))?;
     keys.set_spilled(spilled);
     // The ledger and its index go by the order of ids: it must hold over a restart with the clock set back, too.
     let last: Option<[u8; 16]> = connection.query_row(LAST_ID, [], |row| row.get(0))?;
     let ids = last.map_or_else(IdSequence::default, |last| IdSequence::after(Uuid::from_bytes(last)));
-    Ok(Memory { ids, random: Random(seed), keys, events: Vec::new() })
+    Ok(Memory { ids, random: Random(seed), keys, ..Memory::default() })
 }
 
-fn write_until_closed(mut writer: Writer, mut waiting: Queue, dirty: &SyncSender<()>) {
-    while let Some(group) = waiting.next_group() {
-        writer.step(group);
+/// Between two rounds in which the rows of `balances` are brought up to the ledger.
+const BALANCES_PAUSE: Duration = Duration::from_millis(1_000);
+
+/// Who goes on with what the writer did.
+struct After {
+    /// The syncer, with each group.
+    finished: SyncSender<Finished>,
+    /// The checkpointer, once for many groups.
+    dirty: SyncSender<()>,
+    /// Whether the syncer has given up.
+    broken: Arc<AtomicBool>,
+}
+
+fn write_until_closed(mut writer: Writer, mut waiting: Queue, after: After) {
+    let mut next_round = Instant::now() + BALANCES_PAUSE;
+    while let Some(group) = waiting.next_group(writer.memory.credits.lag().then_some(next_round)) {
+        if after.broken.load(Ordering::Acquire) {
+            group.into_iter().for_each(|waiting| waiting.answer(Err(unflushed())));
+            continue;
+        }
+        if !group.is_empty() && after.finished.send(writer.step(group)).is_err() {
+            return;
+        }
         if let Err(fault) = writer.spill_keys() {
             tracing::warn!(%fault, "idempotency keys could not be moved to disk");
         }
+        if Instant::now() >= next_round {
+            match writer.write_balances(PORTION) {
+                Ok(true) => {}
+                Ok(false) => next_round = Instant::now() + BALANCES_PAUSE,
+                Err(fault) => {
+                    tracing::warn!(%fault, "the balances could not be written");
+                    next_round = Instant::now() + BALANCES_PAUSE;
+                }
+            }
+        }
         // A full channel means that the checkpointer knows already.
-        if let Err(TrySendError::Disconnected(())) = dirty.try_send(()) {
+        if let Err(TrySendError::Disconnected(())) = after.dirty.try_send(()) {
             return;
         }
     }
+    if after.broken.load(Ordering::Acquire) {
+        return;
+    }
+    if let Err(fault) = writer.close() {
+        tracing::warn!(%fault, "the balances could not be written; the next start does it");
+    }
 }
 
-fn read_until_closed(connection: &Connection, reads: &Mutex<Receiver<Read>>) {
+fn index_until_closed(mut writer: Writer, portions: &Receiver<Box<dyn Waiting>>) {
+    // It is made anew from the ledger if need be, so nobody waits for the disk.
+    let flush: Flush = Box::new(|| Ok(()));
+    let mut syncer = Syncer { flush, listener: Arc::new(|_| ()), broken: Arc::default() };
+    while let Ok(portion) = portions.recv() {
+        syncer.step(vec![writer.step(vec![portion])]);
+    }
+}
+
+fn read_until_closed(connection: &Connection, shared: Option<&Shared>, reads: &Mutex<Receiver<Read>>) {
     loop {
         let read = reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match read {
             Ok(read) => {
-                let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(connection)));
+                let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(connection, shared)));
                 if finished.is_err() && !connection.is_autocommit() {
                     let _ = connection.execute_batch("rollback");
                 }

@@ -3,7 +3,8 @@
 
 use super::writer::Waiting;
 use std::collections::VecDeque;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 /// Whose turn a command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,9 +18,9 @@ pub(crate) enum Turn {
 /// The most commands of one commit.
 const MOST_IN_GROUP: usize = 256;
 /// The least share of a group for the work behind, commands; more callers make it larger.
-const LEAST_SHARE: usize = 16;
+const LEAST_SHARE: usize = 4;
 /// One command of the work behind for so many of the callers'.
-const CALLERS_PER_SHARE: usize = 4;
+const CALLERS_PER_SHARE: usize = 2;
 
 /// The commands that wait.
 pub(super) struct Queue {
@@ -33,10 +34,20 @@ impl Queue {
         Self { arriving, callers: VecDeque::new(), behind: VecDeque::new() }
     }
 
-    /// The next group, waiting for its first command; `None` when everything is done and nobody can ask any more.
-    pub(super) fn next_group(&mut self) -> Option<Vec<Box<dyn Waiting>>> {
+    /// The next group, waiting until `deadline` at most for its first command; empty when none came, `None` when
+    /// everything is done and nobody can ask any more.
+    pub(super) fn next_group(&mut self, deadline: Option<Instant>) -> Option<Vec<Box<dyn Waiting>>> {
         if self.callers.is_empty() && self.behind.is_empty() {
-            let first = self.arriving.recv().ok()?;
+            let first = match deadline {
+                None => self.arriving.recv().ok()?,
+                Some(deadline) => {
+                    match self.arriving.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                        Ok(first) => first,
+                        Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                        Err(RecvTimeoutError::Disconnected) => return None,
+                    }
+                }
+            };
             self.line_up(first);
         }
         while let Ok(next) = self.arriving.try_recv() {
@@ -78,10 +89,10 @@ mod tests {
         }
         drop(submit);
         let mut groups = Vec::new();
-        while let Some(group) = queue.next_group() {
+        while let Some(group) = queue.next_group(None) {
             groups.push(group.len());
         }
-        // 256 callers and their quarter, 44 callers and the least share, then what is left behind.
-        assert_eq!(groups, [320, 60, 256, 64]);
+        // 256 callers and their half, 44 callers and theirs, then what is left behind.
+        assert_eq!(groups, [384, 66, 250]);
     }
 }

@@ -1,11 +1,18 @@
 //! The port over one SQLite connection.
 
+use super::credits::{Committed, Credits};
+
 use super::keys::Keys;
+use super::tail::{Tail, View};
+use crate::index::{self, TailEntry};
+use crate::ledger::{self, Credit, World};
 use crate::port::{Event, Fault, KeyHash, Remembered, Row, Snapshot, Tx, Value};
-use domain::id::IdSequence;
+use domain::id::{IdSequence, TenantId};
+use domain::tenant::Mode;
 use domain::time::Timestamp;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, Statement};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Translates an error of SQLite.
@@ -110,7 +117,40 @@ fn query(
 }
 
 /// A read on its own read-only connection.
-pub(super) struct SqliteSnapshot<'c>(pub(super) &'c Connection);
+pub(super) struct SqliteSnapshot<'c> {
+    pub(super) connection: &'c Connection,
+    /// None beside the process that writes, which has it in its memory.
+    pub(super) shared: Option<&'c Shared>,
+    /// The tail as it was before the database was looked at.
+    pub(super) tail: Option<Arc<View>>,
+}
+
+/// What the writer has in memory for all to read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shared {
+    /// What the rows of `balances` lag behind of.
+    pub(super) credits: Committed,
+    /// What the search index lags behind of.
+    pub(super) tail: Tail,
+}
+
+fn tail(
+    snapshot: &mut dyn Snapshot,
+    view: Option<&View>,
+    of: Option<World>,
+    most: usize,
+) -> Result<Vec<Arc<TailEntry>>, Fault> {
+    let after = index::watermark(snapshot)?;
+    let Some(view) = view else { return index::read_tail(snapshot, &after, &[0xFF; 16], of, most) };
+    let mut found = match after < view.base {
+        true => index::read_tail(snapshot, &after, &view.base, of, most)?,
+        false => Vec::new(),
+    };
+    let wanted = |entry: &&Arc<TailEntry>| of.is_none_or(|of| of == (entry.tenant, entry.mode));
+    let more = most.saturating_sub(found.len());
+    found.extend(view.after(&after).filter(wanted).take(more).cloned());
+    Ok(found)
+}
 
 impl Snapshot for SqliteSnapshot<'_> {
     fn rows(
@@ -119,12 +159,28 @@ impl Snapshot for SqliteSnapshot<'_> {
         values: &[Value<'_>],
         each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        query(self.0, sql, values, each)
+        query(self.connection, sql, values, each)
+    }
+
+    fn credit(&mut self, tenant: TenantId, mode: Mode) -> Result<Option<Credit>, Fault> {
+        let unwritten = match self.shared {
+            Some(shared) => shared.credits.get(&(tenant, mode)),
+            None => ledger::unwritten(self)?.remove(&(tenant, mode)),
+        };
+        match unwritten {
+            Some(credit) => Ok(Some(credit)),
+            None => Credit::read(self, tenant, mode, ""),
+        }
+    }
+
+    fn tail(&mut self, of: Option<World>, most: usize) -> Result<Vec<Arc<TailEntry>>, Fault> {
+        let view = self.tail.clone();
+        tail(self, view.as_deref(), of, most)
     }
 }
 
 /// A small fast generator (SplitMix64) for the random bits of ids and jitter.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -138,11 +194,15 @@ impl Random {
 }
 
 /// What the writer keeps between transactions.
+#[derive(Debug, Default)]
 pub(super) struct Memory {
     pub(super) ids: IdSequence,
     pub(super) random: Random,
     pub(super) keys: Keys,
+    pub(super) credits: Credits,
     pub(super) events: Vec<Event>,
+    /// Whether the group changed anything.
+    pub(super) wrote: bool,
 }
 
 /// A command's view of the group's transaction.
@@ -163,6 +223,22 @@ impl Snapshot for SqliteTx<'_> {
     ) -> Result<(), Fault> {
         query(self.connection, sql, values, each)
     }
+
+    fn credit(&mut self, tenant: TenantId, mode: Mode) -> Result<Option<Credit>, Fault> {
+        if let Some(credit) = self.memory.credits.get(&(tenant, mode)) {
+            return Ok(Some(credit));
+        }
+        let credit = Credit::read(self, tenant, mode, "")?;
+        // The row may be one that this very group made: others see it after the commit.
+        if let Some(credit) = credit {
+            self.memory.credits.set(credit);
+        }
+        Ok(credit)
+    }
+
+    fn tail(&mut self, of: Option<World>, most: usize) -> Result<Vec<Arc<TailEntry>>, Fault> {
+        tail(self, None, of, most)
+    }
 }
 
 impl Tx for SqliteTx<'_> {
@@ -180,14 +256,28 @@ impl Tx for SqliteTx<'_> {
     }
 
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault> {
-        self.wrote = true;
         let mut statement = self.connection.prepare_cached(sql).map_err(|error| fault(&error))?;
         bind(&mut statement, values)?;
-        statement.raw_execute().map_err(|error| fault(&error))
+        // What fails has changed nothing: SQLite takes a statement back alone.
+        let changed = statement.raw_execute().map_err(|error| fault(&error))?;
+        self.wrote |= changed > 0;
+        Ok(changed)
     }
 
-    fn for_update(&self) -> &'static str {
-        ""
+    fn lock_credit(&mut self, tenant: TenantId, mode: Mode) -> Result<Option<Credit>, Fault> {
+        let credit = self.credit(tenant, mode)?;
+        Ok(credit.map(|credit| Credit { locked_at: credit.head.count, ..credit }))
+    }
+
+    fn store_credit(&mut self, credit: &Credit) -> Result<(), Fault> {
+        let (tenant, mode) = (credit.head.tenant, credit.head.mode);
+        let now = self.credit(tenant, mode)?.map(|credit| credit.head.count);
+        if now != Some(credit.locked_at) {
+            return Err(Fault::Bug(format!("the {mode} credit of tenant {tenant} was not the one that was locked")));
+        }
+        self.wrote = true;
+        self.memory.credits.set(*credit);
+        Ok(())
     }
 
     fn recall(&mut self, key: &KeyHash) -> Result<Option<Remembered>, Fault> {

@@ -1,14 +1,19 @@
 //! The one writer: it takes all commands that wait, runs them in one transaction that a refused one leaves
-//! no trace in, commits them together, and answers only then. A step is driven from outside; a thread is one driver.
+//! no trace in, and commits them together; they are answered when that is durable. A step is driven from outside;
+//! a thread is one driver.
 
+use super::tail::Tail;
 use super::transaction::{Memory, SqliteTx, fault};
-use crate::port::{Decision, Event, Failure, Fault, Tx};
+use crate::index::TailEntry;
+use crate::ledger;
+use crate::port::{Decision, Event, Failure, Fault, KeyHash, Tx};
 use domain::time::Timestamp;
 use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// What a command came to, before the commit.
 pub(super) enum Verdict {
@@ -88,10 +93,19 @@ enum Undo {
 /// What became of a group's transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ran {
-    /// It is durable.
+    /// It is in the log.
     Committed,
     /// A command wrote before it was refused.
     MustBeUndoneAlone,
+}
+
+/// A group that was run, to be answered once it is durable.
+pub(super) struct Finished {
+    pub(super) group: Vec<Box<dyn Waiting>>,
+    pub(super) events: Vec<Event>,
+    pub(super) outcome: Result<(), Fault>,
+    /// Whether it changed anything.
+    pub(super) wrote: bool,
 }
 
 /// The writer's step and all it holds.
@@ -99,36 +113,31 @@ pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) memory: Memory,
     pub(super) now: Now,
-    pub(super) listener: Listener,
+    pub(super) tail: Tail,
     /// Set by the checkpointer when the log has grown so far that the writer must pause and reset it.
     pub(super) reset_log: Arc<AtomicBool>,
 }
 
 impl Writer {
-    /// Runs one group and answers it.
-    pub(super) fn step(&mut self, mut group: Vec<Box<dyn Waiting>>) {
-        let commit = self.run_group(&mut group);
-        match &commit {
+    /// Runs one group and commits it.
+    pub(super) fn step(&mut self, mut group: Vec<Box<dyn Waiting>>) -> Finished {
+        self.memory.wrote = false;
+        let outcome = self.run_group(&mut group);
+        match &outcome {
             Ok(()) => {
                 self.memory.keys.commit();
-                let events = std::mem::take(&mut self.memory.events);
-                if !events.is_empty() {
-                    (self.listener)(&events);
-                }
-                for waiting in group {
-                    waiting.answer(Ok(()));
+                self.memory.credits.commit();
+                let appended: Vec<_> = self.memory.events.iter().filter_map(appended).collect();
+                if !appended.is_empty() {
+                    self.tail.append(appended);
                 }
             }
-            Err(fault) => {
-                tracing::error!(%fault, commands = group.len(), "a group of commands was rolled back");
-                for waiting in group {
-                    waiting.answer(Err(fault.clone()));
-                }
-            }
+            Err(fault) => tracing::error!(%fault, commands = group.len(), "a group of commands was rolled back"),
         }
         if self.reset_log.swap(false, Ordering::Relaxed) {
             self.reset();
         }
+        Finished { group, events: std::mem::take(&mut self.memory.events), outcome, wrote: self.memory.wrote }
     }
 
     fn run_group(&mut self, group: &mut [Box<dyn Waiting>]) -> Result<(), Fault> {
@@ -148,6 +157,7 @@ impl Writer {
         };
         if !matches!(outcome, Ok(Ran::Committed)) {
             self.memory.keys.abort();
+            self.memory.credits.abort();
             self.memory.events.clear();
             if !self.connection.is_autocommit() {
                 // The transaction may have been rolled back by SQLite itself; a second time does no harm.
@@ -162,12 +172,13 @@ impl Writer {
             if undo == Undo::Alone {
                 self.statement("savepoint command")?;
             }
-            let keys = self.memory.keys.mark();
+            let (keys, credits) = (self.memory.keys.mark(), self.memory.credits.mark());
             let events = self.memory.events.len();
             let now = self.memory.ids.not_before_last((self.now)());
             let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now, wrote: false };
             let verdict = waiting.run(&mut tx);
             let wrote = tx.wrote;
+            self.memory.wrote |= wrote;
             match verdict {
                 Verdict::Done => {}
                 Verdict::Refused | Verdict::Failed(Fault::Bug(_)) => {
@@ -177,6 +188,7 @@ impl Writer {
                         Undo::WithTheGroup => {}
                     }
                     self.memory.keys.forget_since(keys);
+                    self.memory.credits.forget_since(credits);
                     self.memory.events.truncate(events);
                 }
                 Verdict::Failed(fault) => return Err(fault),
@@ -200,55 +212,160 @@ impl Writer {
         }
     }
 
-    /// Moves surplus idempotency keys to the on-disk index.
-    pub(super) fn spill_keys(&mut self) -> Result<(), Fault> {
-        let mut surplus = self.memory.keys.overflow();
-        if surplus.is_empty() {
-            return Ok(());
-        }
-        let in_order_of_age = surplus.clone();
-        surplus.sort_unstable();
+    /// A transaction of the writer's own, which belongs to no caller.
+    fn alone<T>(&mut self, work: impl FnOnce(&mut SqliteTx<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         self.statement("begin immediate")?;
-        let moved = self.move_to_disk(&surplus).and_then(|()| self.statement("commit"));
-        match moved {
-            Ok(()) => self.memory.keys.moved_to_disk(&in_order_of_age),
-            Err(_) => {
-                let _ = self.statement("rollback");
-            }
+        let now = self.memory.ids.not_before_last((self.now)());
+        let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now, wrote: false };
+        let done = work(&mut tx).and_then(|done| self.statement("commit").map(|()| done));
+        if done.is_err() && !self.connection.is_autocommit() {
+            let _ = self.statement("rollback");
         }
-        moved
+        done
     }
 
-    fn move_to_disk(&mut self, keys: &[(crate::port::KeyHash, uuid::Uuid)]) -> Result<(), Fault> {
-        let now = (self.now)();
-        let mut tx = SqliteTx { connection: &self.connection, memory: &mut self.memory, now, wrote: false };
-        for (key, result) in keys {
-            tx.execute(
-                "insert into idempotency_index (key_hash, result_id)
-                 select $1, $2 where exists (select 1 from idempotency_keys where result_id = $2)
-                 on conflict (key_hash) do update set result_id = excluded.result_id",
-                &[key.into(), result.as_bytes().into()],
-            )?;
+    /// Moves some surplus idempotency keys to the on-disk index.
+    ///
+    /// # Errors
+    /// [`Fault`]; then they are moved another time.
+    pub(super) fn spill_keys(&mut self) -> Result<(), Fault> {
+        let portion = self.memory.keys.next_to_disk(PORTION).to_vec();
+        if portion.is_empty() {
+            return Ok(());
         }
+        let watermark = self.memory.keys.all_on_disk_after(portion.len());
+        self.alone(|tx| {
+            portion.iter().try_for_each(|(key, result)| move_to_disk(tx, key, *result))?;
+            watermark.iter().try_for_each(|watermark| set_keys_watermark(tx, *watermark))
+        })?;
+        self.memory.keys.moved_to_disk(portion.len());
         Ok(())
     }
+
+    /// Brings some rows of `balances` up to the ledger. Returns whether more of this round are left.
+    ///
+    /// # Errors
+    /// [`Fault`]; then they are written another time.
+    pub(super) fn write_balances(&mut self, most: usize) -> Result<bool, Fault> {
+        if !self.memory.credits.lag() {
+            return Ok(false);
+        }
+        if self.memory.credits.due.is_empty() {
+            let newest = self.alone(|tx| ledger::newest(tx))?;
+            self.memory.credits.begin_round(newest);
+        }
+        let credits = &self.memory.credits;
+        let portion: Vec<_> = credits.due.iter().take(most).copied().collect();
+        let rows: Vec<_> = portion.iter().filter_map(|world| credits.committed.get(world)).collect();
+        let end = (portion.len() == credits.due.len()).then(|| credits.round.clone());
+        self.alone(|tx| {
+            rows.iter().try_for_each(|credit| credit.write(tx))?;
+            end.iter().try_for_each(|end| ledger::set_tail(tx, Some(end)))
+        })?;
+        for world in &portion {
+            self.memory.credits.due.remove(world);
+        }
+        Ok(!self.memory.credits.due.is_empty())
+    }
+
+    /// The start: brings the rows up to where the last process ended, and says that they lag from here on.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub(super) fn open(&mut self) -> Result<(), Fault> {
+        self.alone(|tx| {
+            ledger::unwritten(tx)?.values().try_for_each(|credit| credit.write(tx))?;
+            let newest = ledger::newest(tx)?;
+            ledger::set_tail(tx, Some(&newest))
+        })
+    }
+
+    /// The end: nothing lags behind any more.
+    ///
+    /// # Errors
+    /// [`Fault`]; then the next start brings the rows up to the ledger.
+    pub(super) fn close(&mut self) -> Result<(), Fault> {
+        while self.memory.credits.lag() {
+            self.write_balances(usize::MAX)?;
+        }
+        self.alone(|tx| ledger::set_tail(tx, None))
+    }
+}
+
+fn appended(event: &Event) -> Option<Arc<TailEntry>> {
+    match event {
+        Event::Appended(entry) => Some(Arc::clone(entry)),
+        _ => None,
+    }
+}
+
+/// Rows of one transaction of the writer's own, between which callers take their turn.
+pub(super) const PORTION: usize = 512;
+
+fn move_to_disk(tx: &mut SqliteTx<'_>, key: &KeyHash, result: Uuid) -> Result<(), Fault> {
+    tx.execute(
+        "insert into idempotency_index (key_hash, result_id)
+         select $1, $2 where exists (select 1 from idempotency_keys where result_id = $2)
+         on conflict (key_hash) do update set result_id = excluded.result_id",
+        &[key.into(), result.as_bytes().into()],
+    )?;
+    Ok(())
+}
+
+fn set_keys_watermark(tx: &mut SqliteTx<'_>, watermark: Uuid) -> Result<(), Fault> {
+    tx.execute(
+        "insert into settings (name, value) values ('keys_watermark', $1)
+         on conflict (name) do update set value = excluded.value",
+        &[(&watermark.to_string()).into()],
+    )?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::Keys;
+    use super::super::sync::{Flush, Syncer};
     use super::super::transaction::Random;
     use super::*;
     use crate::port::{refuse, row};
-    use domain::id::IdSequence;
 
     fn writer() -> Writer {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("create table notes (note text primary key)").unwrap();
-        let memory =
-            Memory { ids: IdSequence::default(), random: Random(1), keys: Keys::default(), events: Vec::new() };
+        let memory = Memory { random: Random(1), ..Memory::default() };
         let now: Now = Arc::new(|| Timestamp::from_millis(1));
-        Writer { connection, memory, now, listener: Arc::new(|_| ()), reset_log: Arc::default() }
+        Writer { connection, memory, now, tail: Tail::default(), reset_log: Arc::default() }
+    }
+
+    fn syncer(flush: Flush) -> Syncer {
+        Syncer { flush, listener: Arc::new(|_| ()), broken: Arc::default() }
+    }
+
+    fn run(writer: &mut Writer, group: Vec<Box<dyn Waiting>>) {
+        syncer(Box::new(|| Ok(()))).step(vec![writer.step(group)]);
+    }
+
+    #[test]
+    fn nothing_is_answered_before_it_is_flushed_and_nothing_ever_after_a_flush_failed() {
+        let mut writer = writer();
+        let (first, mut first_answer) = Submitted::new(|tx: &mut dyn Tx| note(tx, "first"));
+        let (second, mut second_answer) = Submitted::new(|tx: &mut dyn Tx| note(tx, "second"));
+        let (looks, mut looks_answer) = Submitted::new(|_: &mut dyn Tx| Decision::<_, &'static str>::Ok(()));
+        let finished = vec![writer.step(vec![Box::new(first)]), writer.step(vec![Box::new(second)])];
+        assert!(first_answer.try_recv().is_err(), "committed, and not flushed");
+        let mut flushes = 0;
+        let fails_then = move || {
+            flushes += 1;
+            if flushes == 1 { Ok(()) } else { Err(std::io::Error::other("gone")) }
+        };
+        let mut syncer = syncer(Box::new(fails_then));
+        syncer.step(finished);
+        assert_eq!((first_answer.try_recv().unwrap(), second_answer.try_recv().unwrap()), (Ok(()), Ok(())));
+        let (third, mut third_answer) = Submitted::new(|tx: &mut dyn Tx| note(tx, "third"));
+        syncer.step(vec![writer.step(vec![Box::new(third)])]);
+        assert!(matches!(third_answer.try_recv().unwrap(), Err(Failure::Fault(Fault::Unavailable(_)))));
+        // It may rest on what was not flushed.
+        syncer.step(vec![writer.step(vec![Box::new(looks)])]);
+        assert!(matches!(looks_answer.try_recv().unwrap(), Err(Failure::Fault(Fault::Unavailable(_)))));
     }
 
     fn note(tx: &mut dyn Tx, note: &str) -> Decision<(), &'static str> {
@@ -275,7 +392,7 @@ mod tests {
             note(tx, "last")?;
             Decision::<_, &'static str>::Ok(seen)
         });
-        writer.step(vec![Box::new(first), Box::new(refused), Box::new(broken), Box::new(last)]);
+        run(&mut writer, vec![Box::new(first), Box::new(refused), Box::new(broken), Box::new(last)]);
         assert_eq!(first_answer.try_recv().unwrap(), Ok(()));
         assert_eq!(refused_answer.try_recv().unwrap(), Err(Failure::Refused("too late")));
         assert!(matches!(broken_answer.try_recv().unwrap(), Err(Failure::Fault(Fault::Bug(_)))));
@@ -292,7 +409,7 @@ mod tests {
             note(tx, "counted").map(|()| runs)
         });
         let (refused, _) = Submitted::new(|_: &mut dyn Tx| refuse::<(), _>("no"));
-        writer.step(vec![Box::new(counted), Box::new(refused)]);
+        run(&mut writer, vec![Box::new(counted), Box::new(refused)]);
         assert_eq!(answer.try_recv().unwrap(), Ok(1));
         assert_eq!(notes(&writer), ["counted"]);
     }

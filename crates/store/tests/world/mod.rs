@@ -9,7 +9,6 @@ use domain::money::{Currency, Money};
 use domain::plan::{Activation, Plan, PlanType};
 use domain::tenant::{Actor, Mode, Permissions, Scope, TenantStatus};
 use domain::time::Timestamp;
-use std::convert::Infallible;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +17,6 @@ use store::Store;
 use store::audit::Act;
 use store::checkout::{Checkout, Placed, SANDBOX, place_orders};
 use store::fulfilment::Providers;
-use store::index::{Portion, take};
 use store::order::{Order, Traveller};
 use store::port::{Decision, Fault, Snapshot, Tx};
 use store::sqlite::{Now, OpenError, Sqlite};
@@ -185,7 +183,7 @@ impl Db {
 
     /// A balance, in cents.
     pub fn balance(&self, tenant: TenantId, mode: Mode) -> i64 {
-        self.read(move |snapshot| store::ledger::balance(snapshot, tenant, mode)).unwrap().credit_balance.minor()
+        self.read(move |snapshot| snapshot.credit(tenant, mode)).unwrap().head.balance.minor()
     }
 
     /// What the check of the ledger finds.
@@ -193,9 +191,14 @@ impl Db {
         self.read(check_ledger)
     }
 
+    /// Takes the whole tail, or one batch of it, into the index. Returns how many entries it took.
+    pub fn take_tail(&self) -> usize {
+        self.wait(self.store.fill_index()).unwrap()
+    }
+
     /// Takes the whole tail into the index.
     pub fn index_all(&self) {
-        while self.write(take_tail).unwrap() > 0 {}
+        while self.take_tail() > 0 {}
     }
 }
 
@@ -331,14 +334,4 @@ pub fn buy(db: &Db, tenant: TenantId, mode: Mode, items: &[(PlanId, u32)]) -> Pl
 /// Gives a tenant live credit.
 pub fn credit(db: &Db, tenant: TenantId, minor: i64) {
     db.write(move |tx| store::tenant::adjust(tx, &act(), tenant, Mode::Live, usd(minor), "credit", None)).unwrap();
-}
-
-/// Takes the whole tail, or one batch of it, into the index at once. Returns how many entries it took.
-pub fn take_tail(tx: &mut dyn Tx) -> Decision<u32, Infallible> {
-    let portion = Portion::read(tx)?;
-    let mut done = 0;
-    while let Some(next) = take(tx, &portion, done)? {
-        done = next;
-    }
-    Ok(portion.entries)
 }
