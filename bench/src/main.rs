@@ -5,6 +5,7 @@
 mod bare_sqlite;
 mod completion;
 mod connection;
+mod cpu_time;
 mod figures;
 mod load;
 mod random;
@@ -13,6 +14,7 @@ mod server_process;
 mod serving;
 
 use clap::{Parser, Subcommand};
+use cpu_time::CpuTime;
 use figures::{Table, per_second};
 use request::Target;
 use server_process::ServerProcess;
@@ -119,18 +121,23 @@ async fn measure_all(cli: &Cli, server: &ServerProcess, folder: &Path, seed: u64
     table.row("memory of the server at rest", &server.memory()?)?;
 
     load::run(&load::Plan { duration: Duration::from_secs(1), ..plan }, server, Target::Empty).await?;
+    let cpu = CpuTime::read(server.id())?;
     let empty = load::run(&plan, server, Target::Empty).await?;
     table.load("empty authenticated handler", &empty)?;
+    table.row("  CPU each", &CpuTime::read(server.id())?.since(&cpu, empty.count(200)))?;
     table.row("  memory afterwards", &server.memory()?)?;
     faults.extend(empty.faults(200));
 
     let bare = bare_sqlite::run(&folder.join("bare.sqlite"), plan.duration, cli.tenants, seed)?;
     table.row("SQLite alone, same rows, groups of 64", &format!("{bare:.0}/s"))?;
 
+    let cpu = CpuTime::read(server.id())?;
     let checkouts = load::run(&plan, server, Target::Checkout).await?;
+    let cpu = CpuTime::read(server.id())?.since(&cpu, checkouts.count(201));
     let begun_draining = std::time::Instant::now();
     let backlog = completion::open_jobs(server).await?;
     table.load("durable checkouts", &checkouts)?;
+    table.row("  CPU each, fulfilment included", &cpu)?;
     table.row("  memory afterwards", &server.memory()?)?;
     faults.extend(checkouts.faults(201));
     let placed = checkouts.count(201);

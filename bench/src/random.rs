@@ -14,10 +14,15 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// A number below `end`; zero where there is none.
+    pub fn below(&mut self, end: usize) -> usize {
+        let count = u64::try_from(end).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.next() % count).unwrap_or_default()
+    }
+
     /// One of a slice's entries.
     pub fn one_of<'a, T>(&mut self, entries: &'a [T]) -> Option<&'a T> {
-        let count = u64::try_from(entries.len()).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.next() % count).ok().and_then(|index| entries.get(index))
+        entries.get(self.below(entries.len()))
     }
 }
 
