@@ -36,8 +36,10 @@ struct Envelope<'a, T> {
 }
 
 fn envelope<T: Serialize>(success: bool, data: &T, message: &str, error: &str) -> Bytes {
-    match serde_json::to_vec(&Envelope { success, data, message, error }) {
-        Ok(json) => json.into(),
+    // Most answers fit: growing step by step copies them several times.
+    let mut json = Vec::with_capacity(2_048);
+    match serde_json::to_writer(&mut json, &Envelope { success, data, message, error }) {
+        Ok(()) => json.into(),
         Err(error) => {
             tracing::error!(%error, "an answer could not be written");
             Bytes::from_static(

@@ -12,7 +12,7 @@ use domain::order::OrderStatus;
 use domain::tenant::Mode;
 use domain::time::Timestamp;
 use domain::words;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -57,23 +57,31 @@ impl List {
     /// What the rows of all lists begin with whose keys begin with this one's. A row is one value, so that finding its
     /// place is comparing bytes: tenant, mode and kind, the key, a zero, and the id of what is listed.
     fn beginning(&self) -> Vec<u8> {
-        let mut row = Vec::with_capacity(64);
-        row.extend_from_slice(self.tenant.as_bytes());
-        row.push(match self.mode {
-            Mode::Live => b'l',
-            Mode::Test => b't',
-        });
-        row.extend_from_slice(self.key.0.word().as_bytes());
-        row.extend_from_slice(self.key.1.as_bytes());
-        row
+        beginning((self.tenant, self.mode), self.key.0, &self.key.1)
     }
 
     fn row(&self, id: Uuid) -> Vec<u8> {
-        let mut row = self.beginning();
-        row.push(0);
-        row.extend_from_slice(id.as_bytes());
-        row
+        row_of((self.tenant, self.mode), self.key.0, &self.key.1, id)
     }
+}
+
+fn beginning((tenant, mode): World, kind: Kind, key: &str) -> Vec<u8> {
+    let mut row = Vec::with_capacity(35 + key.len());
+    row.extend_from_slice(tenant.as_bytes());
+    row.push(match mode {
+        Mode::Live => b'l',
+        Mode::Test => b't',
+    });
+    row.extend_from_slice(kind.word().as_bytes());
+    row.extend_from_slice(key.as_bytes());
+    row
+}
+
+fn row_of(world: World, kind: Kind, key: &str, id: Uuid) -> Vec<u8> {
+    let mut row = beginning(world, kind, key);
+    row.push(0);
+    row.extend_from_slice(id.as_bytes());
+    row
 }
 
 fn listed(row: &dyn Row) -> Result<Uuid, Fault> {
@@ -322,8 +330,8 @@ pub const INDEX_BATCH: usize = 32_768;
 pub(crate) struct Portion {
     after: Vec<u8>,
     pub(crate) last: Option<EntryId>,
-    /// Rows that come (or go), in the index's own order.
-    changes: BTreeMap<Vec<u8>, bool>,
+    /// Rows that come (or go), in the index's own order, and those of one row in theirs.
+    changes: Vec<(Vec<u8>, bool)>,
     /// How many entries it takes off the tail.
     pub(crate) entries: usize,
 }
@@ -342,11 +350,11 @@ impl Portion {
             Some(last) => order::keys_between(snapshot, &after, last)?,
             None => HashMap::new(),
         };
-        let mut changes = BTreeMap::new();
+        let mut changes = Vec::new();
         for entry in &tail {
             let world = (entry.tenant, entry.mode);
             let mut change = |(kind, key): (Kind, &str), id, comes| {
-                changes.insert(List::new(world, kind, key).row(id), comes);
+                changes.push((row_of(world, kind, key, id), comes));
             };
             if entry.kind != EntryKind::Sale {
                 change((Kind::Entry, ""), entry.id.uuid(), true);
@@ -356,7 +364,10 @@ impl Portion {
             }
             let Some(id) = entry.order else { continue };
             let keys = match &entry.order_keys {
-                Some(keys) => keys.clone(),
+                Some(keys) => {
+                    keys.iter().for_each(|(kind, key)| change((*kind, key), id.uuid(), true));
+                    continue;
+                }
                 None if is_new(id) => created.remove(&id).unwrap_or_default(),
                 None => {
                     let Some((status, keys)) = order::later_keys(snapshot, id)? else { continue };
@@ -373,6 +384,8 @@ impl Portion {
                 change((kind, &key), id.uuid(), true);
             }
         }
+        // The last change of a row counts; the sort keeps their order.
+        changes.sort_by(|one, other| one.0.cmp(&other.0));
         Ok(Self { after, last: tail.last().map(|entry| entry.id), changes, entries: tail.len() })
     }
 }
