@@ -21,8 +21,8 @@ use domain::order::{OrderStatus, placement_reference};
 use domain::tenant::Mode;
 use std::collections::BTreeMap;
 use store::fulfilment::{
-    Heard, LeaseLost, Leased, Placement, ResolveRefusal, Task, ask_cancel, claim_jobs, end_job, placements, postpone,
-    record_answer, record_cancellations, resolve,
+    Heard, LeaseLost, Leased, Placement, ResolveRefusal, Task, ask_cancel, claim_jobs, end_job, give_up, placements,
+    postpone, record_answer, record_cancellations, resolve,
 };
 use store::job::JobRefusal;
 use store::order::Order;
@@ -661,6 +661,23 @@ fn a_postponed_purchase_counts_as_never_sent() {
     assert_eq!(shop.job(job_of(order)).unwrap().state, JobState::Dead);
     shop.db().write(move |tx| store::job::abandon(tx, &act(), job_of(order))).unwrap();
     assert_eq!(shop.check(order, "postponed").status, OrderStatus::Failed);
+}
+
+#[test]
+fn a_step_that_cannot_be_recorded_goes_to_the_operator_and_can_be_taken_up_again() {
+    let mut shop = Shop::new();
+    let order = shop.order(3);
+    let leased = shop.must_claim();
+    let given_up = leased.clone();
+    shop.db().write(move |tx| give_up(tx, &given_up, "a broken row")).unwrap();
+    let job = shop.job(job_of(order)).unwrap();
+    assert_eq!((job.state, job.reason.as_deref()), (JobState::Dead, Some("a broken row")));
+    let twice = shop.db().write(move |tx| give_up(tx, &leased, "a broken row"));
+    assert_eq!(twice, Err(Failure::Refused(LeaseLost)));
+    // It may have been sent, so it is looked up, and bought once.
+    shop.db().write(move |tx| store::job::retry(tx, &act(), job_of(order))).unwrap();
+    shop.work();
+    assert_eq!(shop.check(order, "given up").status, OrderStatus::Completed);
 }
 
 #[test]

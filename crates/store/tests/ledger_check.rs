@@ -5,6 +5,7 @@
 
 mod world;
 
+use domain::ledger::Damage;
 use domain::tenant::{Mode, TenantStatus};
 use rusqlite::Connection;
 use rusqlite::types::Value;
@@ -213,6 +214,27 @@ fn the_balances_are_guarded() {
                 assert!(plain(&finding.subject).contains(&hex(&row[0])), "{finding:?}");
                 assert!(finding.subject.ends_with(&format!("({mode})")), "{finding:?}");
             }
+        }
+    }
+    assert_eq!(books.check(), Ok(()));
+}
+
+#[test]
+fn a_credited_top_up_is_guarded() {
+    let books = Books::new();
+    let columns = books.columns("top_ups");
+    let [row] = books.rows("top_ups").try_into().unwrap();
+    let open = ["pending", "under_review", "expired", "rejected"].map(|word| Value::Text(word.into()));
+    let wrong = [
+        ("credited", vec![Value::Integer(4_999), Value::Null]),
+        ("status", open.to_vec()),
+        ("tenant_id", vec![Value::Blob(vec![1; 16])]),
+    ];
+    for (name, others) in wrong {
+        let index = columns.iter().position(|column| column == name).unwrap();
+        for other in others {
+            let finding = books.with("top_ups", &row, index, &other, || books.check()).unwrap_err();
+            assert_eq!(finding.damage, Damage::TopUpMismatch, "{name} -> {other:?}");
         }
     }
     assert_eq!(books.check(), Ok(()));

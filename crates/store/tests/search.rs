@@ -100,3 +100,24 @@ fn a_search_that_stops_early_goes_on_where_it_stopped() {
     assert_eq!(found, [rare[1], rare[0]]);
     assert!(pages > 1, "one read is bounded");
 }
+
+#[test]
+fn a_page_holds_a_bounded_number_of_esims() {
+    let (folder, clock) = (Folder::new(), Clock::new());
+    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let (tenant, plan) = (tenant(&db, "many", 0), on_sale(&db, SANDBOX, "for nothing", 0));
+    let mut placed: Vec<OrderId> = (0..23).map(|_| buy(&db, tenant, Mode::Test, &[(plan, 100)]).orders[0].id).collect();
+    placed.reverse();
+    let page = |cursor| {
+        db.read(move |snapshot| {
+            let filter = OrderFilter::default();
+            let own = store::order::list(snapshot, tenant, Mode::Test, &filter, cursor, 100)?;
+            assert_eq!(store::order::list_all(snapshot, None, &filter, cursor, 100)?, own);
+            Ok(own)
+        })
+    };
+    let (first, second) = (page(None), page(page(None).next));
+    assert_eq!((first.orders.len(), second.orders.len(), second.next), (20, 3, None));
+    let both = first.orders.iter().chain(&second.orders);
+    assert_eq!(both.map(|order| order.id).collect::<Vec<_>>(), placed);
+}

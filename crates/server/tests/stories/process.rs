@@ -21,6 +21,22 @@ async fn healthz_and_readyz_answer_without_a_token_before_and_after_a_restart() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_an_address_in_use_makes_no_accounts_whose_passwords_nobody_has_seen() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut stage = Stage::prepared(&[]);
+    let refusal = stage.refuses_to_start_on(&address).await;
+    assert!(refusal.contains(&address), "{refusal}");
+    let database = stage.data_dir().join("esimd.db");
+    let store = store::Store::new(store::sqlite::Sqlite::open_to_read(&database).unwrap());
+    assert!(!store.read(|snapshot| store::access::any_operator(snapshot)).await.unwrap());
+    assert!(!store.read(|snapshot| store::tenant::any(snapshot)).await.unwrap());
+    drop((store, taken));
+    stage.up().await;
+    stage.operator().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_in_a_text_format_of_prometheus_and_hold_no_ids() {
     let stage = Stage::start().await;
     let partner = stage.partner_with("10").await;

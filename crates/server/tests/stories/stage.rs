@@ -210,10 +210,17 @@ impl Stage {
 
     /// The same with settings, named as environment variables.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
+        let mut stage = Self::prepared(settings);
+        stage.up().await;
+        stage
+    }
+
+    /// A server that was never started.
+    pub fn prepared(settings: &[(&str, &str)]) -> Self {
         let clock = TestClock::at(1_795_000_000_000);
         let dir = tempfile::tempdir().expect("a temporary folder");
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut stage = Self {
+        Self {
             url: String::new(),
             clock,
             dir,
@@ -221,12 +228,28 @@ impl Stage {
             app: None,
             settings,
             numbers: AtomicU64::new(0),
-        };
-        stage.up().await;
-        stage
+        }
     }
 
-    async fn up(&mut self) {
+    /// Starts it.
+    pub async fn up(&mut self) {
+        let app = self.try_up().await.expect("the server starts");
+        self.url = format!("http://{}", app.address());
+        self.app = Some(app);
+    }
+
+    /// Tries to start the server on this address; what keeps it from that.
+    pub async fn refuses_to_start_on(&mut self, address: &str) -> String {
+        self.url = format!("http://{address}");
+        self.try_up().await.map(|_| ()).expect_err("an address in use").to_string()
+    }
+
+    /// The folder of its data.
+    pub fn data_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("data")
+    }
+
+    async fn try_up(&mut self) -> Result<App, server::StartError> {
         // A restarted server has its address again: links that were given out must work.
         let address = self.url.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
         let mut settings = vec![
@@ -244,9 +267,7 @@ impl Stage {
         let config = Config::load(&Overrides::default(), settings.into_iter()).expect("a valid configuration");
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let seed = 7 + SEEDS.fetch_add(1, Ordering::Relaxed);
-        let app = App::start(config, Runtime { clock, seed }).await.expect("the server starts");
-        self.url = format!("http://{}", app.address());
-        self.app = Some(app);
+        App::start(config, Runtime { clock, seed }).await
     }
 
     /// Stops the server as SIGTERM does, and starts it again over the same folder.
