@@ -13,7 +13,8 @@ pub struct DataDir {
     _lock: File,
 }
 
-fn private() -> OpenOptions {
+/// Files only their user may read.
+pub(crate) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
     options
@@ -58,7 +59,7 @@ impl DataDir {
     /// The sandbox's own file.
     #[must_use]
     pub fn sandbox(&self) -> PathBuf {
-        self.path.join("sandbox.db")
+        self.path.join(SANDBOX_FILE)
     }
 
     /// The master key: from the configuration, or in development from a file made here once.
@@ -69,7 +70,7 @@ impl DataDir {
         if let Some(key) = &config.master_key {
             return Ok(key.clone());
         }
-        let path = self.path.join("master.key");
+        let path = master_key_in(&self.path);
         let cannot = |error: std::io::Error| format!("the key file {} cannot be used: {error}", path.display());
         match std::fs::read_to_string(&path) {
             Ok(text) => MasterKey::parse(text.trim())
@@ -85,6 +86,14 @@ impl DataDir {
             Err(error) => Err(cannot(error)),
         }
     }
+}
+
+/// The name of the sandbox's own file.
+pub(crate) const SANDBOX_FILE: &str = "sandbox.db";
+
+/// Where development keeps its master key in a data folder.
+pub(crate) fn master_key_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("master.key")
 }
 
 /// Where the database lies in a data folder.

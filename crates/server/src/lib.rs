@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod api;
+pub mod backup;
 pub mod call;
 pub mod clock;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The command line of `esimd`.
 
 use clap::{Args, Parser, Subcommand};
+use server::backup::{self, Backup};
 use server::config::{Config, LogFormat, Overrides, process_environment};
 use server::data_dir::{DataDir, database_in};
 use server::first_start::random_password;
@@ -9,9 +10,11 @@ use server::operator::ledger::check;
 use server::password::Hasher;
 use server::{App, Runtime};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use store::Store;
+use store::ledger::Finding;
 use store::sqlite::{Sqlite, system_now};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -41,6 +44,10 @@ enum Command {
     /// Signing and link keys.
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Copies the database into a new folder, beside a running process, and checks the copy.
+    Backup(BackupPlace),
+    /// Puts a backup into a data folder that holds no database.
+    Restore(BackupPlace),
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +67,12 @@ struct CreateOperator {
     /// The login address.
     #[arg(long)]
     email: String,
+}
+
+#[derive(Debug, Args)]
+struct BackupPlace {
+    /// The folder of the backup.
+    folder: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,6 +109,14 @@ fn main() -> ExitCode {
                 create_operator(&config, email).await
             }
             Command::Keys(KeysCommand::Rotate) => rotate_keys(&config).await,
+            Command::Backup(BackupPlace { folder }) => {
+                let made = backup::make(&config.data_dir, &folder).await;
+                made.map(|made| tell("backed up to", &folder, &made))
+            }
+            Command::Restore(BackupPlace { folder }) => {
+                let restored = backup::restore(&folder, &config.data_dir).await;
+                restored.map(|restored| tell("restored from", &folder, &restored))
+            }
         }
     });
     // Reads on blocking threads must not hold the end up.
@@ -153,11 +174,24 @@ async fn check_ledger(config: &Config) -> Result<ExitCode, String> {
             say(&format!("the ledger is whole: {entries} entries"));
             Ok(ExitCode::SUCCESS)
         }
-        Some(finding) => {
-            let entry = finding.entry.map(|entry| format!("entry {entry}, ")).unwrap_or_default();
-            say(&format!("the ledger is damaged: {} at {entry}{}", finding.damage, finding.subject));
-            Ok(ExitCode::from(1))
+        Some(finding) => Ok(damaged(&finding)),
+    }
+}
+
+fn damaged(finding: &Finding) -> ExitCode {
+    let entry = finding.entry.as_ref().map(|entry| format!("entry {entry}, ")).unwrap_or_default();
+    say(&format!("the ledger is damaged: {} at {entry}{}", finding.damage, finding.subject));
+    ExitCode::from(1)
+}
+
+/// Says what became of a backup.
+fn tell(done: &str, folder: &Path, backup: &Backup) -> ExitCode {
+    match &backup.finding {
+        None => {
+            say(&format!("{done} {}: {} entries, the ledger is whole", folder.display(), backup.entries));
+            ExitCode::SUCCESS
         }
+        Some(finding) => damaged(finding),
     }
 }
 

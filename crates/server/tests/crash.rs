@@ -7,131 +7,14 @@
     reason = "clippy knows tests by their attribute, not what they share"
 )]
 
+mod process;
+
+use process::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-const EMAIL: &str = "operator@example.com";
-
-/// A process of the platform with its own folder.
-struct Esimd {
-    child: Child,
-    url: String,
-}
-
-fn password() -> String {
-    format!("crash-{:08x}", std::process::id())
-}
-
-impl Esimd {
-    fn start(data_dir: &Path, delay_ms: u32) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_esimd"))
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data_dir)
-            .env("ESIMD_OPERATOR_EMAIL", EMAIL)
-            .env("ESIMD_OPERATOR_PASSWORD", password())
-            .env("ESIMD_SANDBOX_DELAY_MS", delay_ms.to_string())
-            .env("ESIMD_RATE_LIMIT", "off")
-            .env("ESIMD_LOG", "error")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next().expect("a first line").unwrap();
-        let url = first.split_whitespace().find(|word| word.starts_with("http://")).unwrap().to_owned();
-        // Nobody may be blocked by a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url }
-    }
-
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn terminate(mut self) -> (ExitStatus, Duration) {
-        let begun = Instant::now();
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-        (self.child.wait().unwrap(), begun.elapsed())
-    }
-}
-
-async fn call(url: &str, path: &str, token: &str, body: Option<&Value>, key: Option<&str>) -> Option<(u16, Vec<u8>)> {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut request = match body {
-        Some(body) => {
-            client.post(format!("{url}{path}")).header("content-type", "application/json").body(body.to_string())
-        }
-        None => client.get(format!("{url}{path}")),
-    };
-    if !token.is_empty() {
-        request = request.bearer_auth(token);
-    }
-    if let Some(key) = key {
-        request = request.header("idempotency-key", key);
-    }
-    let response = request.send().await.ok()?;
-    let status = response.status().as_u16();
-    Some((status, response.bytes().await.ok()?.to_vec()))
-}
-
-async fn data(url: &str, path: &str, token: &str, body: Option<&Value>) -> Value {
-    let (status, bytes) = call(url, path, token, body, None).await.expect("an answer");
-    let json: Value = serde_json::from_slice(&bytes).unwrap();
-    assert!((200..300).contains(&status), "{status} {json}");
-    json["data"].clone()
-}
-
-async fn login(url: &str, side: &str, email: &str) -> String {
-    let body = json!({"email": email, "password": password()});
-    let data = data(url, &format!("/api/{side}/login"), "", Some(&body)).await;
-    data["token"].as_str().unwrap().to_owned()
-}
-
-/// A partner with credit, and the plan that delivers.
-async fn partner(url: &str) -> (String, String) {
-    let operator = login(url, "operator", EMAIL).await;
-    let body = json!({
-        "name": "Crash", "subdomain": "crash-test", "contactEmail": "crash@partner.example", "password": password()
-    });
-    let tenant = data(url, "/api/tenant/register", "", Some(&body)).await;
-    let path = format!("/api/operator/tenants/{}/adjustments", tenant["tenant"]["id"].as_str().unwrap());
-    data(url, &path, &operator, Some(&json!({"amount": 40_000, "reason": "credit"}))).await;
-    let token = login(url, "tenant", "crash@partner.example").await;
-    let plans = data(url, "/api/tenant/available-plans?q=Sandbox:%20delivers", &token, None).await;
-    (token, plans["plans"][0]["id"].as_str().unwrap().to_owned())
-}
-
-fn check_ledger(data_dir: &Path) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_esimd"))
-        .args(["ledger", "check", "--data-dir"])
-        .arg(data_dir)
-        .output()
-        .unwrap();
-    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Every order of the partner by its reference.
-async fn orders(url: &str, token: &str) -> BTreeMap<String, Vec<Value>> {
-    let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    let mut cursor = String::new();
-    loop {
-        let page = data(url, &format!("/api/tenant/orders?limit=1000&cursor={cursor}"), token, None).await;
-        for order in page["orders"].as_array().unwrap() {
-            found.entry(order["reference"].as_str().unwrap().to_owned()).or_default().push(order.clone());
-        }
-        match page["nextCursor"].as_str() {
-            Some(next) => next.clone_into(&mut cursor),
-            None => return found,
-        }
-    }
-}
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_nine_under_load_loses_nothing_that_was_answered() {
@@ -235,12 +118,7 @@ fn a_changed_byte_is_named_and_the_check_exits_with_one() {
     let changed = database
         .execute("update ledger_entries set amount = amount + 1 where id = (select min(id) from ledger_entries)", []);
     assert_eq!(changed, Ok(1));
-    let output = Command::new(env!("CARGO_BIN_EXE_esimd"))
-        .args(["ledger", "check", "--data-dir"])
-        .arg(folder.path())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (code, said) = command(folder.path(), &["ledger", "check"]);
+    assert_eq!(code, 1);
     assert!(said.contains("altered") && said.contains("entry "), "{said}");
 }

@@ -84,7 +84,7 @@ impl Sandbox {
                 connection_lost()
             }
             Ok(Placed::Sold { first_profile }) => self.sold(now, StoredSale { first_profile, ..sale }),
-            Ok(Placed::Duplicate) => refused("duplicate_reference", "this reference was sold before"),
+            Ok(Placed::Duplicate) => sold_before(),
             Ok(Placed::Busy) => try_later(Some(now.plus_millis(BUSY_RETRY_MS)), "busy".to_owned()),
             Err(SandboxError::Uncertain(cause)) => {
                 Heard { raw: NOTHING_HEARD.to_owned(), meaning: Outcome::Unknown { reason: cause } }
@@ -179,6 +179,16 @@ fn refused(code: &str, message: &str) -> Heard<Outcome> {
     Heard {
         raw: json!({"error": code, "message": message}).to_string(),
         meaning: Outcome::Refused { code: code.to_owned(), message: message.to_owned() },
+    }
+}
+
+/// It was sold, and whoever asks does not know it, say after a restored backup: what came of it is to be looked up, for
+/// a refusal would give the money back and leave the sale.
+fn sold_before() -> Heard<Outcome> {
+    let Heard { raw, .. } = refused("duplicate_reference", "this reference was sold before");
+    Heard {
+        raw,
+        meaning: Outcome::Unknown { reason: "duplicate_reference: this reference was sold before".to_owned() },
     }
 }
 

@@ -89,9 +89,12 @@ fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> OpenError {
     OpenError(format!("the database {} cannot be opened: {error}", path.display()))
 }
 
+/// How long a connection waits for another's lock.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
 fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.busy_timeout(LOCK_WAIT)?;
     connection.set_prepared_statement_cache_capacity(256);
     // Otherwise SQLite plans a join or a range anew each time other values are bound to its statement.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
@@ -111,6 +114,18 @@ fn connect_for_reading(path: &Path) -> rusqlite::Result<Connection> {
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.pragma_update(None, "cache_size", -4_096)?;
     Ok(connection)
+}
+
+/// Copies the database at `from`, as of one moment, into the empty file `to`; beside a running process, which goes on.
+///
+/// # Errors
+/// [`OpenError`] when one of them cannot be used.
+pub fn copy(from: &Path, to: &Path) -> Result<(), OpenError> {
+    let connection = connect_for_reading(from).map_err(|error| cannot_open(from, &error))?;
+    connection
+        .execute("vacuum into ?1", [to.to_string_lossy()])
+        .map(|_| ())
+        .map_err(|error| OpenError(format!("the database cannot be copied to {}: {error}", to.display())))
 }
 
 impl Sqlite {

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -207,7 +208,12 @@ impl Writer {
 
     /// Brings the log back to its beginning. Most of it was copied already, so this is short.
     fn reset(&self) {
-        if let Err(error) = self.connection.query_row("pragma wal_checkpoint(restart)", [], |_| Ok(())) {
+        // A long read, say a backup, keeps the log as it is: nobody waits for that, the next try comes soon.
+        let impatient = self.connection.busy_timeout(Duration::ZERO);
+        let reset =
+            impatient.and_then(|()| self.connection.query_row("pragma wal_checkpoint(restart)", [], |_| Ok(())));
+        let reset = self.connection.busy_timeout(super::LOCK_WAIT).and(reset);
+        if let Err(error) = reset {
             tracing::warn!(%error, "the write-ahead log could not be reset");
         }
     }
