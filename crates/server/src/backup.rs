@@ -62,7 +62,7 @@ pub async fn make(data_dir: &Path, to: &Path) -> Result<Backup, String> {
     Ok(backup)
 }
 
-/// Puts a backup into `data_dir`, where no database may be. A damaged one is put nowhere.
+/// Puts a backup into `data_dir`, where nothing may be. A damaged one is put nowhere.
 ///
 /// # Errors
 /// A line that says what to do.
@@ -72,27 +72,28 @@ pub async fn restore(from: &Path, data_dir: &Path) -> Result<Backup, String> {
     }
     let folder = DataDir::lock(data_dir)?;
     let database = database_in(folder.path());
-    if database.exists() {
-        return Err(format!(
-            "{} holds a database already; move it away first, or choose another folder with --data-dir",
-            data_dir.display()
-        ));
+    let cannot = |error: std::io::Error| format!("the backup cannot be put into {}: {error}", data_dir.display());
+    // A log without its database is dangerous, too: SQLite would play it back into the restored one.
+    for file in std::fs::read_dir(folder.path()).map_err(cannot)? {
+        let name = file.map_err(cannot)?.file_name();
+        if name != "lock" {
+            return Err(format!(
+                "{} holds {} already; move everything away first, or choose another folder with --data-dir",
+                data_dir.display(),
+                name.display()
+            ));
+        }
     }
     let backup = look(from).await?;
     if backup.finding.is_some() {
         return Ok(backup);
     }
-    let cannot = |error: std::io::Error| format!("the backup cannot be put into {}: {error}", data_dir.display());
     let rest = [(from.join(SANDBOX_FILE), folder.sandbox()), (master_key_in(from), master_key_in(folder.path()))];
     for (from, to) in rest.iter().filter(|(from, _)| from.exists()) {
-        copy_privately(from, to).map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => format!("{} is there already; move it away first", to.display()),
-            _ => cannot(error),
-        })?;
+        copy_privately(from, to).map_err(cannot)?;
     }
     // The database comes last and under another name at first: a restore that was broken off leaves none.
     let partial = with_suffix(&database, ".partial");
-    let _ = std::fs::remove_file(&partial);
     copy_privately(&database_in(from), &partial).map_err(cannot)?;
     std::fs::rename(&partial, &database).map_err(cannot)?;
     File::open(folder.path()).and_then(|folder| folder.sync_all()).map_err(cannot)?;

@@ -114,11 +114,23 @@ fn a_backup_takes_no_name_and_a_restore_no_folder_that_is_in_use() {
     assert!(code == 2 && said.contains("is there already"), "{said}");
     assert_eq!(places.restore().0, 0);
     let (code, said) = places.restore();
-    assert!(code == 2 && said.contains("holds a database already"), "{said}");
+    assert!(code == 2 && said.contains("already; move everything away first"), "{said}");
     let running = Esimd::start(&places.restored, 0);
     let (code, said) = places.restore();
     assert!(code == 2 && said.contains("in use by another esimd"), "{said}");
     assert!(running.terminate().0.success());
+}
+
+#[test]
+fn a_log_left_behind_is_not_played_back_into_a_restored_database() {
+    let places = Places::new();
+    assert!(Esimd::start(&places.data, 0).terminate().0.success());
+    assert_eq!(places.backup().0, 0);
+    std::fs::create_dir(&places.restored).unwrap();
+    std::fs::write(places.restored.join("esimd.db-wal"), b"frames").unwrap();
+    let (code, said) = places.restore();
+    assert!(code == 2 && said.contains("esimd.db-wal"), "{said}");
+    assert!(!places.restored.join("esimd.db").exists());
 }
 
 #[test]

@@ -238,6 +238,13 @@ pub(crate) fn watermark(snapshot: &mut dyn Snapshot) -> Result<Vec<u8>, Fault> {
     Ok(entry.unwrap_or_default())
 }
 
+/// Whether more than `most` entries lie above `after` up to `end`.
+pub(crate) fn is_longer(snapshot: &mut dyn Snapshot, after: &[u8], end: &[u8], most: usize) -> Result<bool, Fault> {
+    let most = u32::try_from(most).unwrap_or(u32::MAX);
+    let sql = "select 1 from ledger_entries where id > $1 and id <= $2 limit 1 offset $3";
+    Ok(row(snapshot, sql, &[after.into(), end.into(), most.into()], |_| Ok(()))?.is_some())
+}
+
 /// The tail as the ledger has it: up to `most` entries above `after` up to `end`, of one world or of all.
 pub(crate) fn read_tail(
     snapshot: &mut dyn Snapshot,
@@ -309,7 +316,7 @@ pub(crate) fn early(
 ) -> Result<Vec<Uuid>, Fault> {
     collect(
         snapshot,
-        "select order_id from early_iccids where tenant_id = $1 and mode = $2 and iccid >= $3 and iccid < $4 limit $5",
+        "select distinct order_id from early_iccids where tenant_id = $1 and mode = $2 and iccid >= $3 and iccid < $4 limit $5",
         &[
             tenant.as_bytes().into(),
             mode.word().into(),

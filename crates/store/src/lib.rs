@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     /// A [`Fault`].
     pub async fn fill_index(&self) -> Result<usize, Fault> {
-        let portion = self.scan(index::Portion::read).await?;
+        let portion = self.read_for(Length::Index, index::Portion::read).await?;
         let (entries, last) = (portion.entries, portion.last);
         let taken = self.sqlite.submit_to_index(move |tx| index::take(tx, &portion)).await;
         match taken.unwrap_or_else(|_| sqlite::lost()) {

@@ -44,16 +44,21 @@ pub async fn run(platform: Arc<Platform>, tail: Arc<Tail>) {
                     () = platform.stopped() => return,
                 }
             }
+            if *platform.stopping.borrow() {
+                return;
+            }
+            let known = tail.entries.load(Ordering::Relaxed);
             match platform.store.fill_index().await {
                 Ok(taken) => {
+                    // Nothing taken means that nothing was left, whatever was counted; a full portion, that there may
+                    // be more than was counted.
+                    let (gone, least) = match taken {
+                        0 => (known, 0),
+                        INDEX_BATCH => (taken, INDEX_BATCH),
+                        _ => (taken, 0),
+                    };
                     let _ = tail.entries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |entries| {
-                        // Nothing taken means that nothing is left; a full portion, that there may be more than was counted.
-                        let left = entries.saturating_sub(taken);
-                        Some(match taken {
-                            0 => 0,
-                            INDEX_BATCH => left.max(INDEX_BATCH),
-                            _ => left,
-                        })
+                        Some(entries.saturating_sub(gone).max(least))
                     });
                 }
                 Err(fault) => {

@@ -12,7 +12,8 @@ pub(super) const MOST_IN_MEMORY: usize = 262_144;
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     committed: HashMap<KeyHash, Uuid>,
-    oldest_first: VecDeque<KeyHash>,
+    /// Every key with what it stood for when it was used; a key that was swept and used again comes twice.
+    oldest_first: VecDeque<(KeyHash, Uuid)>,
     group: HashMap<KeyHash, Remembered>,
     group_order: Vec<KeyHash>,
     /// The keys on their way to disk, in the index's own order; those at the end go first.
@@ -25,9 +26,8 @@ pub(super) struct Keys {
 impl Keys {
     /// Takes a key that is durable already, newer than all before it.
     pub(super) fn load(&mut self, key: KeyHash, result: Uuid) {
-        if self.committed.insert(key, result).is_none() {
-            self.oldest_first.push_back(key);
-        }
+        self.committed.insert(key, result);
+        self.oldest_first.push_back((key, result));
     }
 
     pub(super) fn set_spilled(&mut self, spilled: bool) {
@@ -83,9 +83,14 @@ impl Keys {
     pub(super) fn next_to_disk(&mut self, most: usize) -> &[(KeyHash, Uuid)] {
         if self.moving.is_empty() && self.committed.len() > MOST_IN_MEMORY {
             let surplus = self.committed.len() - MOST_IN_MEMORY * 3 / 4;
-            let oldest = self.oldest_first.drain(..surplus.min(self.oldest_first.len()));
-            self.moving = oldest.filter_map(|key| self.committed.get(&key).map(|result| (key, *result))).collect();
-            self.moving_up_to = self.moving.last().map_or(self.moving_up_to, |(_, result)| *result);
+            while self.moving.len() < surplus
+                && let Some((key, result)) = self.oldest_first.pop_front()
+            {
+                self.moving_up_to = result;
+                if self.committed.get(&key) == Some(&result) {
+                    self.moving.push((key, result));
+                }
+            }
             // Neighbours are moved together, so that a page of the index is written once.
             self.moving.sort_unstable();
         }
@@ -99,8 +104,11 @@ impl Keys {
 
     /// Drops the last `count` keys of those on their way: they are on disk now.
     pub(super) fn moved_to_disk(&mut self, count: usize) {
-        for (key, _) in self.moving.drain(self.moving.len().saturating_sub(count)..) {
-            self.committed.remove(&key);
+        for (key, result) in self.moving.drain(self.moving.len().saturating_sub(count)..) {
+            // A key that was used again meanwhile stands for something newer, which is not on disk.
+            if self.committed.get(&key) == Some(&result) {
+                self.committed.remove(&key);
+            }
         }
         self.spilled = true;
     }
@@ -155,5 +163,39 @@ mod tests {
         assert_eq!(moved.len(), MOST_IN_MEMORY / 4 + 1);
         assert!(moved.iter().all(|(moved, _)| *moved <= key(MOST_IN_MEMORY / 4)), "the oldest go first");
         assert!(keys.has_spilled() && keys.committed(&key(MOST_IN_MEMORY)).is_some());
+    }
+
+    #[test]
+    fn a_key_used_again_while_it_moves_is_not_forgotten() {
+        let mut keys = Keys::default();
+        let key = |number: usize| u128::try_from(number).unwrap().to_be_bytes();
+        for number in 0..=MOST_IN_MEMORY {
+            keys.load(key(number), Uuid::from_u128(u128::try_from(number).unwrap()));
+        }
+        // The newest of those that move: their rows were swept, and it is used again before it is gone.
+        let again = MOST_IN_MEMORY / 4;
+        keys.next_to_disk(1);
+        let newer = Uuid::from_u128(u128::MAX);
+        keys.load(key(again), newer);
+        let mut up_to = None;
+        loop {
+            let count = keys.next_to_disk(10_000).len();
+            if count == 0 {
+                break;
+            }
+            up_to = keys.all_on_disk_after(count).or(up_to);
+            keys.moved_to_disk(count);
+        }
+        assert_eq!(keys.committed(&key(again)), Some(newer));
+        assert_eq!(up_to, Some(Uuid::from_u128(u128::try_from(again).unwrap())), "no key behind it is believed moved");
+        // The same when it was used again before the round began.
+        let mut keys = Keys::default();
+        for number in 0..=MOST_IN_MEMORY {
+            keys.load(key(number), Uuid::from_u128(u128::try_from(number).unwrap()));
+        }
+        keys.load(key(0), newer);
+        let moving = keys.next_to_disk(usize::MAX).to_vec();
+        assert!(moving.iter().all(|(moved, _)| *moved != key(0)));
+        assert_eq!(keys.all_on_disk_after(moving.len()), moving.iter().map(|(_, result)| *result).max());
     }
 }

@@ -51,6 +51,8 @@ pub(crate) enum Length {
     Short,
     /// A page of a list, or more.
     Long,
+    /// What the search index takes next; no list holds it up.
+    Index,
 }
 
 /// The open database. Dropping it ends the threads after the work they have.
@@ -59,6 +61,7 @@ pub struct Sqlite {
     index: Option<Sender<Box<dyn Waiting>>>,
     readers: Option<Sender<Read>>,
     scanners: Option<Sender<Read>>,
+    index_reads: Option<Sender<Read>>,
     threads: Vec<JoinHandle<()>>,
     listeners: Arc<RwLock<Vec<Listener>>>,
     tail: Tail,
@@ -147,12 +150,17 @@ impl Sqlite {
         let shared = Shared { credits: memory.credits.committed.clone(), tail: tail.clone() };
         let to_listeners = Arc::clone(&listeners);
         let mut writer = Writer { connection, memory, now, tail, reset_log: Arc::clone(&reset_log) };
+        // What a process left that was killed before its flush is flushed now: from here on it is answered.
+        let checkpoint = writer.connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()));
+        checkpoint.map_err(|error| cannot_open(path, &error))?;
         // A checkpoint flushes by itself in the order that keeps the file whole; the log is flushed by the syncer.
         writer.connection.pragma_update(None, "synchronous", "normal").map_err(|error| cannot_open(path, &error))?;
         writer.open().map_err(|error| cannot_open(path, &error))?;
         let broken = Arc::new(AtomicBool::new(false));
+        let mut flush = flush_log(path).map_err(|error| cannot_open(path, &error))?;
+        flush().map_err(|error| cannot_open(path, &error))?;
         let syncer = Syncer {
-            flush: flush_log(path).map_err(|error| cannot_open(path, &error))?,
+            flush,
             listener: Arc::new(move |events: &[Event]| {
                 for listener in to_listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
                     listener(events);
@@ -163,20 +171,25 @@ impl Sqlite {
         let checkpointer = connect_for_writing(path).map_err(|error| cannot_open(path, &error))?;
         let (dirty, to_checkpoint) = sync_channel(1);
         let (finished, to_sync) = sync_channel(MOST_WAITING);
+        let broken_log = Arc::clone(&broken);
         let after = After { finished, dirty, broken: Arc::clone(&broken) };
         let (commands, waiting) = channel();
         let (portions, to_index) = channel();
         let (reads, to_read) = channel();
         let (scans, to_scan) = channel();
+        let (index_reads, to_read_for_index) = channel();
         let index = index_writer(path, &writer).map_err(|error| cannot_open(path, &error))?;
         let mut threads = vec![
             spawn("store-index", move || index_until_closed(index, &to_index)),
             spawn("store-writer", move || write_until_closed(writer, Queue::new(waiting), after)),
             spawn("store-syncer", move || syncer.run_until_closed(&to_sync)),
-            spawn("store-checkpoint", move || checkpoint_until_closed(&checkpointer, &to_checkpoint, &reset_log)),
+            spawn("store-checkpoint", move || {
+                checkpoint_until_closed(&checkpointer, &to_checkpoint, &reset_log, &broken_log);
+            }),
         ];
-        let (to_read, to_scan) = (Arc::new(Mutex::new(to_read)), Arc::new(Mutex::new(to_scan)));
-        for to_read in [&to_read; READERS].into_iter().chain([&to_scan; SCANNERS]) {
+        let [to_read, to_scan, for_index] =
+            [to_read, to_scan, to_read_for_index].map(|reads| Arc::new(Mutex::new(reads)));
+        for to_read in [&to_read; READERS].into_iter().chain([&to_scan; SCANNERS]).chain([&for_index]) {
             let connection = connect_for_reading(path).map_err(|error| cannot_open(path, &error))?;
             attach_index(&connection, path).map_err(|error| cannot_open(path, &error))?;
             let to_read = Arc::clone(to_read);
@@ -190,6 +203,7 @@ impl Sqlite {
             index: Some(portions),
             readers: Some(reads),
             scanners: Some(scans),
+            index_reads: Some(index_reads),
             threads,
             listeners,
             tail: shared.tail,
@@ -211,7 +225,8 @@ impl Sqlite {
             writer: None,
             index: None,
             readers: Some(reads.clone()),
-            scanners: Some(reads),
+            scanners: Some(reads.clone()),
+            index_reads: Some(reads),
             threads: vec![reader],
             listeners: Arc::default(),
             tail: Tail::default(),
@@ -276,6 +291,7 @@ impl Sqlite {
         let threads = match length {
             Length::Short => &self.readers,
             Length::Long => &self.scanners,
+            Length::Index => &self.index_reads,
         };
         if let Some(threads) = threads {
             let _ = threads.send(read);
@@ -290,9 +306,11 @@ impl Drop for Sqlite {
         self.index = None;
         self.readers = None;
         self.scanners = None;
-        for thread in self.threads.drain(..) {
-            // The last handle may be dropped by a listener on one of these very threads.
-            if thread.thread().id() != std::thread::current().id() {
+        self.index_reads = None;
+        // The last handle may be dropped by a listener on one of these very threads, which the others wait for.
+        let current = std::thread::current().id();
+        if self.threads.iter().all(|thread| thread.thread().id() != current) {
+            for thread in self.threads.drain(..) {
                 let _ = thread.join();
             }
         }
@@ -312,8 +330,13 @@ fn read_snapshot<T>(
         let mut statement = connection.prepare_cached(sql).map_err(|error| fault(&error))?;
         statement.raw_execute().map(|_| ()).map_err(|error| fault(&error))
     };
-    let tail = shared.map(|shared| shared.tail.view());
     statement("begin")?;
+    // First the moment of the database, then the tail, then that of the index: what the index takes meanwhile is in one
+    // of them.
+    let mut moment = connection.prepare_cached("select 1 from settings limit 1").map_err(|error| fault(&error))?;
+    moment.exists([]).map_err(|error| fault(&error))?;
+    drop(moment);
+    let tail = shared.map(|shared| shared.tail.view());
     let found = read(&mut SqliteSnapshot { connection, shared, tail });
     statement("commit")?;
     found
@@ -364,7 +387,10 @@ struct After {
 
 fn write_until_closed(mut writer: Writer, mut waiting: Queue, after: After) {
     let mut next_round = Instant::now() + BALANCES_PAUSE;
-    while let Some(group) = waiting.next_group(writer.memory.credits.lag().then_some(next_round)) {
+    loop {
+        let broken = after.broken.load(Ordering::Acquire);
+        let deadline = (writer.memory.credits.lag() && !broken).then_some(next_round);
+        let Some(group) = waiting.next_group(deadline) else { break };
         if after.broken.load(Ordering::Acquire) {
             group.into_iter().for_each(|waiting| waiting.answer(Err(unflushed())));
             continue;
@@ -391,6 +417,8 @@ fn write_until_closed(mut writer: Writer, mut waiting: Queue, after: After) {
         }
     }
     if after.broken.load(Ordering::Acquire) {
+        // Nothing of a log that may have holes gets into the database: the next start reads it as far as it is whole.
+        let _ = writer.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         return;
     }
     if let Err(fault) = writer.close() {
@@ -422,9 +450,13 @@ fn read_until_closed(connection: &Connection, shared: Option<&Shared>, reads: &M
     }
 }
 
-fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_log: &AtomicBool) {
+fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_log: &AtomicBool, broken: &AtomicBool) {
     let mut again = false;
     while again || dirty.recv().is_ok() {
+        if broken.load(Ordering::Acquire) {
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+            return;
+        }
         let frames = connection.query_row("pragma wal_checkpoint(passive)", [], |row| row.get::<_, i64>(1));
         match frames {
             Ok(frames) if frames > MOST_LOG_FRAMES => reset_log.store(true, Ordering::Relaxed),

@@ -4,7 +4,7 @@
 use super::writer::{Finished, Listener};
 use crate::port::Fault;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -20,7 +20,8 @@ pub(super) type Flush = Box<dyn FnMut() -> std::io::Result<()> + Send>;
 /// # Errors
 /// When it cannot be opened.
 pub(super) fn flush_log(path: &Path) -> std::io::Result<Flush> {
-    let mut log = PathBuf::from(path).into_os_string();
+    // SQLite puts the log beside the file itself, not beside a link to it.
+    let mut log = path.canonicalize()?.into_os_string();
     log.push("-wal");
     let log = File::options().read(true).write(true).open(log)?;
     Ok(Box::new(move || log.sync_data()))

@@ -10,8 +10,8 @@ const PIECE: usize = 512;
 /// The most entries in memory; an index that lags further reads the ledger.
 const MOST: usize = 65_536;
 
-/// The tail as of some moment. It is taken before the database is looked at, so what the index took since is in both,
-/// and nothing is in neither.
+/// The tail as of some moment. It is taken after the database was first looked at and before the index is, so what the
+/// index takes meanwhile is in one of them, or in both.
 #[derive(Debug, Clone, Default)]
 pub(super) struct View {
     /// Entries up to here are not in memory.

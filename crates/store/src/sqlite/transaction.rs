@@ -121,7 +121,7 @@ pub(super) struct SqliteSnapshot<'c> {
     pub(super) connection: &'c Connection,
     /// None beside the process that writes, which has it in its memory.
     pub(super) shared: Option<&'c Shared>,
-    /// The tail as it was before the database was looked at.
+    /// The tail as it was when the database was first looked at.
     pub(super) tail: Option<Arc<View>>,
 }
 
@@ -134,6 +134,9 @@ pub(super) struct Shared {
     pub(super) tail: Tail,
 }
 
+/// The most entries behind the index that a list reads from the ledger, while the index is made anew.
+const MOST_UNREAD: usize = 262_144;
+
 fn tail(
     snapshot: &mut dyn Snapshot,
     view: Option<&View>,
@@ -142,10 +145,13 @@ fn tail(
 ) -> Result<Vec<Arc<TailEntry>>, Fault> {
     let after = index::watermark(snapshot)?;
     let Some(view) = view else { return index::read_tail(snapshot, &after, &[0xFF; 16], of, most) };
-    let mut found = match after < view.base {
-        true => index::read_tail(snapshot, &after, &view.base, of, most)?,
-        false => Vec::new(),
-    };
+    let mut found = Vec::new();
+    if after < view.base {
+        if most > MOST_UNREAD && index::is_longer(snapshot, &after, &view.base, MOST_UNREAD)? {
+            return Err(Fault::Unavailable("the search index is being made anew".to_owned()));
+        }
+        found = index::read_tail(snapshot, &after, &view.base, of, most)?;
+    }
     let wanted = |entry: &&Arc<TailEntry>| of.is_none_or(|of| of == (entry.tenant, entry.mode));
     let more = most.saturating_sub(found.len());
     found.extend(view.after(&after).filter(wanted).take(more).cloned());
