@@ -216,6 +216,11 @@ impl TailEntry {
         Self { id, tenant, mode, order: movement.order, kind: movement.kind, source: movement.source, order_keys }
     }
 
+    /// How much memory it takes, in keys.
+    pub(crate) fn weight(&self) -> usize {
+        1 + self.order_keys.as_ref().map_or(0, Vec::len)
+    }
+
     /// What it may add to a list; whoever reads it looks at the row.
     pub(crate) fn listed_in(&self, kind: Kind, fits: impl Fn(&str) -> bool) -> Option<Uuid> {
         match kind {
@@ -341,7 +346,14 @@ pub(crate) struct Portion {
     changes: Vec<(Vec<u8>, bool)>,
     /// How many entries it takes off the tail.
     pub(crate) entries: usize,
+    /// Whether there may be more.
+    pub(crate) more: bool,
 }
+
+/// Entries that are taken in together when their orders have to be read.
+const UNREAD_BATCH: usize = 4_096;
+/// Rows of one portion after which it ends: an order may have a hundred ICCIDs.
+const MOST_CHANGES: usize = 262_144;
 
 impl Portion {
     /// Reads the oldest part of the tail.
@@ -350,7 +362,11 @@ impl Portion {
     /// [`Fault`].
     pub(crate) fn read(snapshot: &mut dyn Snapshot) -> Result<Self, Fault> {
         let after = watermark(snapshot)?;
-        let tail = snapshot.tail(None, INDEX_BATCH)?;
+        let mut tail = snapshot.tail(None, INDEX_BATCH)?;
+        let known = tail.len();
+        if tail.first().is_some_and(|oldest| oldest.order_keys.is_none()) {
+            tail.truncate(UNREAD_BATCH);
+        }
         let is_new = |id: OrderId| id.as_bytes().as_slice() > after.as_slice();
         let unread = tail.iter().filter(|entry| entry.order_keys.is_none()).filter_map(|entry| entry.order);
         let mut created = match unread.filter(|id| is_new(*id)).max() {
@@ -358,7 +374,13 @@ impl Portion {
             None => HashMap::new(),
         };
         let mut changes = Vec::new();
+        let (mut entries, mut last) = (0, None);
         for entry in &tail {
+            if changes.len() >= MOST_CHANGES {
+                break;
+            }
+            entries += 1;
+            last = Some(entry.id);
             let world = (entry.tenant, entry.mode);
             let mut change = |(kind, key): (Kind, &str), id, comes| {
                 changes.push((row_of(world, kind, key, id), comes));
@@ -393,7 +415,7 @@ impl Portion {
         }
         // The last change of a row counts; the sort keeps their order.
         changes.sort_by(|one, other| one.0.cmp(&other.0));
-        Ok(Self { after, last: tail.last().map(|entry| entry.id), changes, entries: tail.len() })
+        Ok(Self { after, last, changes, entries, more: entries < known || known == INDEX_BATCH })
     }
 }
 

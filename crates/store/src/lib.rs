@@ -71,14 +71,14 @@ impl Store {
         self.sqlite.submit(Turn::Behind, command).await.unwrap_or_else(|_| sqlite::lost())
     }
 
-    /// Takes the oldest part of the ledger's tail into the search index. Returns how many entries it took; for
-    /// one caller at a time.
+    /// Takes the oldest part of the ledger's tail into the search index. Returns how many entries it took, and whether
+    /// there may be more; for one caller at a time.
     ///
     /// # Errors
     /// A [`Fault`].
-    pub async fn fill_index(&self) -> Result<usize, Fault> {
+    pub async fn fill_index(&self) -> Result<(usize, bool), Fault> {
         let portion = self.read_for(Length::Index, index::Portion::read).await?;
-        let (entries, last) = (portion.entries, portion.last);
+        let (entries, more, last) = (portion.entries, portion.more, portion.last);
         let taken = self.sqlite.submit_to_index(move |tx| index::take(tx, &portion)).await;
         match taken.unwrap_or_else(|_| sqlite::lost()) {
             Ok(()) => {}
@@ -86,7 +86,7 @@ impl Store {
             Err(Failure::Refused(never)) => match never {},
         }
         last.into_iter().for_each(|last| self.sqlite.indexed(last));
-        Ok(entries)
+        Ok((entries, more))
     }
 
     /// Runs a read on one snapshot.

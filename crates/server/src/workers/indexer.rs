@@ -49,14 +49,10 @@ pub async fn run(platform: Arc<Platform>, tail: Arc<Tail>) {
             }
             let known = tail.entries.load(Ordering::Relaxed);
             match platform.store.fill_index().await {
-                Ok(taken) => {
-                    // Nothing taken means that nothing was left, whatever was counted; a full portion, that there may
-                    // be more than was counted.
-                    let (gone, least) = match taken {
-                        0 => (known, 0),
-                        INDEX_BATCH => (taken, INDEX_BATCH),
-                        _ => (taken, 0),
-                    };
+                Ok((taken, more)) => {
+                    // Nothing taken means that nothing was left, whatever was counted.
+                    let gone = if taken == 0 { known } else { taken };
+                    let least = if more { INDEX_BATCH } else { 0 };
                     let _ = tail.entries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |entries| {
                         Some(entries.saturating_sub(gone).max(least))
                     });

@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 /// Entries of one piece, so that adding to what somebody reads copies little.
 const PIECE: usize = 512;
-/// The most entries in memory; an index that lags further reads the ledger.
-const MOST: usize = 65_536;
+/// The most keys in memory (some 60 bytes each); an index that lags further reads the ledger.
+const MOST: usize = 393_216;
 
 /// The tail as of some moment. It is taken after the database was first looked at and before the index is, so what the
 /// index takes meanwhile is in one of them, or in both.
@@ -17,7 +17,11 @@ pub(super) struct View {
     /// Entries up to here are not in memory.
     pub(super) base: Vec<u8>,
     pieces: VecDeque<Arc<Vec<Arc<TailEntry>>>>,
-    count: usize,
+    weight: usize,
+}
+
+fn weight(entries: &[Arc<TailEntry>]) -> usize {
+    entries.iter().map(|entry| entry.weight()).sum()
 }
 
 impl View {
@@ -27,19 +31,19 @@ impl View {
     }
 
     fn append(&mut self, entries: Vec<Arc<TailEntry>>) {
-        self.count += entries.len();
+        self.weight += weight(&entries);
         match self.pieces.back_mut().filter(|last| last.len() < PIECE).and_then(Arc::get_mut) {
             Some(last) => last.extend(entries),
             None => self.pieces.push_back(Arc::new(entries)),
         }
-        while self.count > MOST && self.pieces.len() > 1 {
+        while self.weight > MOST && self.pieces.len() > 1 {
             self.drop_oldest_piece();
         }
     }
 
     fn drop_oldest_piece(&mut self) {
         if let Some(piece) = self.pieces.pop_front() {
-            self.count -= piece.len();
+            self.weight -= weight(&piece);
             if let Some(last) = piece.last() {
                 self.base = last.id.as_bytes().to_vec();
             }

@@ -193,7 +193,7 @@ impl Db {
 
     /// Takes the whole tail, or one batch of it, into the index. Returns how many entries it took.
     pub fn take_tail(&self) -> usize {
-        self.wait(self.store.fill_index()).unwrap()
+        self.wait(self.store.fill_index()).unwrap().0
     }
 
     /// Takes the whole tail into the index.
