@@ -72,11 +72,12 @@ async fn a_backup_under_load_holds_everything_that_was_answered_before_it() {
     let at = Arc::clone(&places);
     let (code, said) = tokio::task::spawn_blocking(move || at.backup()).await.unwrap();
     assert!(code == 0 && said.contains("the ledger is whole"), "{said}");
+    let meanwhile = answered.lock().unwrap().len();
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     while let Some(ended) = buyers.join_next().await {
         ended.unwrap();
     }
-    assert!(answered.lock().unwrap().len() > before.len(), "checkouts went on meanwhile");
+    assert!(meanwhile > before.len(), "checkouts went on meanwhile");
     running.kill();
 
     let (code, said) = places.restore();

@@ -133,8 +133,6 @@ pub(crate) struct Candidates {
     page: std::vec::IntoIter<Uuid>,
     next_indexed: Option<Uuid>,
     exhausted: bool,
-    /// Ids offered so far.
-    pub(crate) offered: usize,
 }
 
 impl Candidates {
@@ -143,7 +141,7 @@ impl Candidates {
         let mut tail: Vec<Uuid> = more.filter(|id| *id >= range.lowest && *id < range.below).collect();
         tail.sort_unstable();
         tail.dedup();
-        Self { range, tail, page: Vec::new().into_iter(), next_indexed: None, exhausted: false, offered: 0 }
+        Self { range, tail, page: Vec::new().into_iter(), next_indexed: None, exhausted: false }
     }
 
     pub(crate) fn next(&mut self, snapshot: &mut dyn Snapshot) -> Result<Option<Uuid>, Fault> {
@@ -167,7 +165,6 @@ impl Candidates {
         if self.next_indexed == next {
             self.next_indexed = None;
         }
-        self.offered += usize::from(next.is_some());
         Ok(next)
     }
 }

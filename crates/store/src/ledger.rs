@@ -8,7 +8,6 @@ use domain::ledger::{Account, Damage, Entry, EntryKind, Hash, Head, Movement, ap
 use domain::money::{Currency, LARGEST_CREDIT_MINOR, Money};
 use domain::tenant::{Mode, TenantStatus};
 use domain::time::Timestamp;
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -36,18 +35,9 @@ impl Credit {
         after.is_ok_and(|after| after.unsigned_abs() <= LARGEST_CREDIT_MINOR.unsigned_abs())
     }
 
-    /// The row, locked until the end of the transaction where `for_update` says so.
-    pub(crate) fn read(
-        snapshot: &mut dyn Snapshot,
-        tenant: TenantId,
-        mode: Mode,
-        for_update: &str,
-    ) -> Result<Option<Self>, Fault> {
-        let sql = match for_update {
-            "" => Cow::Borrowed(CREDIT),
-            clause => Cow::Owned(format!("{CREDIT} {clause}")),
-        };
-        row(snapshot, &sql, &[tenant.as_bytes().into(), mode.word().into()], |row| {
+    /// The row, which may lag behind the ledger.
+    pub(crate) fn read(snapshot: &mut dyn Snapshot, tenant: TenantId, mode: Mode) -> Result<Option<Self>, Fault> {
+        row(snapshot, CREDIT, &[tenant.as_bytes().into(), mode.word().into()], |row| {
             let currency: Currency = row.text(2)?.parse()?;
             let money = |column| row.int(column).map(|minor| Money::new(minor, currency));
             let head = Head { tenant, mode, count: row.int(5)?, hash: hash(row.bytes(6)?)?, balance: money(3)? };
@@ -134,7 +124,7 @@ pub(crate) fn unwritten(snapshot: &mut dyn Snapshot) -> Result<HashMap<World, Cr
         let world = (entry.tenant, entry.mode);
         let mut credit = match credits.get(&world) {
             Some(credit) => *credit,
-            None => Credit::read(snapshot, entry.tenant, entry.mode, "")?
+            None => Credit::read(snapshot, entry.tenant, entry.mode)?
                 .ok_or_else(|| Fault::Bug(format!("entry {} has no balance", entry.id)))?,
         };
         if entry.position > credit.head.count {

@@ -149,3 +149,27 @@ fn orders_with_many_iccids_are_indexed_in_bounded_portions() {
         assert_eq!(found.orders.len(), 1, "{order}");
     }
 }
+
+#[test]
+fn other_transactions_do_not_shorten_a_page_of_orders() {
+    let (folder, clock) = (Folder::new(), Clock::new());
+    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let (tenant, plan) = (tenant(&db, "acme", 0), on_sale(&db, IN_THREES, "threes", 450));
+    credit(&db, tenant, 10_000);
+    let order = buy(&db, tenant, Mode::Live, &[(plan, 1)]).orders[0].id;
+    // More than the rows one read looks at.
+    db.write(move |tx| {
+        for _ in 0..1_100 {
+            store::tenant::adjust(tx, &act(), tenant, Mode::Live, usd(1), "credit", None)?;
+        }
+        Ok::<_, store::port::Failure<store::tenant::TenantRefusal>>(())
+    })
+    .unwrap();
+    for _ in 0..2 {
+        let page = db
+            .read(move |snapshot| store::order::list(snapshot, tenant, Mode::Live, &OrderFilter::default(), None, 10));
+        assert_eq!(page.orders.iter().map(|order| order.id).collect::<Vec<_>>(), [order]);
+        assert_eq!(page.next, None);
+        db.index_all();
+    }
+}

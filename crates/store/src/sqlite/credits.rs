@@ -59,7 +59,7 @@ impl Credits {
         }
     }
 
-    /// The group is durable.
+    /// The group is committed.
     pub(super) fn commit(&mut self) {
         self.replaced.clear();
         if !self.group.is_empty() {

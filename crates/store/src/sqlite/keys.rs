@@ -64,7 +64,7 @@ impl Keys {
         }
     }
 
-    /// The group is durable.
+    /// The group is committed.
     pub(super) fn commit(&mut self) {
         for key in std::mem::take(&mut self.group_order) {
             if let Some(remembered) = self.group.remove(&key) {

@@ -333,11 +333,11 @@ fn read_snapshot<T>(
     statement("begin")?;
     // First the moment of the database, then the tail, then that of the index: what the index takes meanwhile is in one
     // of them.
-    let mut moment = connection.prepare_cached("select 1 from settings limit 1").map_err(|error| fault(&error))?;
-    moment.exists([]).map_err(|error| fault(&error))?;
-    drop(moment);
-    let tail = shared.map(|shared| shared.tail.view());
-    let found = read(&mut SqliteSnapshot { connection, shared, tail });
+    let moment = connection.prepare_cached("select 1 from settings limit 1").and_then(|mut moment| moment.exists([]));
+    let found = moment.map_err(|error| fault(&error)).and_then(|_| {
+        let tail = shared.map(|shared| shared.tail.view());
+        read(&mut SqliteSnapshot { connection, shared, tail })
+    });
     statement("commit")?;
     found
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 pub(crate) enum Turn {
     /// Somebody waits for the answer.
     Caller,
-    /// Nobody does: fulfilment, the index.
+    /// Nobody does: fulfilment.
     Behind,
 }
 
