@@ -161,6 +161,14 @@ impl IdSequence {
         Self { last_ms: u64::try_from(bits >> 80).unwrap_or(u64::MAX), counter }
     }
 
+    /// Goes on above `id`, which somebody else made, if it is the larger one.
+    pub fn go_above(&mut self, id: Uuid) {
+        let other = Self::after(id);
+        if (other.last_ms, other.counter) > (self.last_ms, self.counter) {
+            *self = other;
+        }
+    }
+
     /// The time of the next id: `now`, or the last id's time when the clock has stepped back.
     #[must_use]
     pub fn not_before_last(&self, now: Timestamp) -> Timestamp {
@@ -229,6 +237,19 @@ mod tests {
         }
         let last = sequence.next(Timestamp::from_millis(2_000), u64::MAX);
         assert!(IdSequence::after(last).next(Timestamp::from_millis(0), 0) > last);
+    }
+
+    #[test]
+    fn a_sequence_goes_on_above_what_another_made_by_its_own_clock() {
+        let (mut ahead, mut behind) = (IdSequence::default(), IdSequence::default());
+        let theirs = ahead.next(Timestamp::from_millis(5_000), u64::MAX);
+        behind.go_above(theirs);
+        let ours = behind.next(Timestamp::from_millis(1_000), 0);
+        assert!(ours > theirs);
+        ahead.next(Timestamp::from_millis(6_000), 0);
+        let before = ahead;
+        ahead.go_above(ours);
+        assert_eq!(ahead, before, "what is smaller changes nothing");
     }
 
     #[test]

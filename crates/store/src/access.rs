@@ -1,7 +1,8 @@
 //! Who may come in: users, operators, their login sessions, API keys, and the throttling of guesses.
 
 use crate::audit::{self, Act};
-use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use crate::ledger::lock_existing;
+use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, collect, refuse, row};
 use domain::id::{ApiKeyId, OperatorId, SessionId, TenantId, UserId};
 use domain::tenant::{Actor, Mode, NotAllowed, Permission, Permissions, Scope, TenantStatus};
 use domain::time::Timestamp;
@@ -85,7 +86,7 @@ pub fn create_operator(tx: &mut dyn Tx, email: &str, password_hash: &str) -> Dec
         return refuse(OperatorExists);
     }
     let id = OperatorId::new(tx.fresh_id());
-    tx.execute(
+    tx.change(
         "insert into operators (id, email, password_hash, role) values ($1, $2, $3, $4)",
         &[id.as_bytes().into(), (&email).into(), password_hash.into(), Role::Admin.word().into()],
     )?;
@@ -111,7 +112,7 @@ pub fn start_session(tx: &mut dyn Tx, subject: Subject, expires_at: Timestamp) -
         Subject::User(user, tenant, mode) => (user.uuid(), Some(tenant), mode),
         Subject::Operator(operator) => (operator.uuid(), None, Mode::Live),
     };
-    tx.execute(
+    tx.change(
         "insert into sessions (id, tenant_id, subject_id, mode, expires_at) values ($1, $2, $3, $4, $5)",
         &[
             id.as_bytes().into(),
@@ -148,11 +149,7 @@ pub fn change_password(
     password_hash: &str,
     keep: SessionId,
 ) -> Decision<(), Infallible> {
-    change_one(
-        tx,
-        "update users set password_hash = $1 where id = $2",
-        &[password_hash.into(), user.as_bytes().into()],
-    )?;
+    tx.change("update users set password_hash = $1 where id = $2", &[password_hash.into(), user.as_bytes().into()])?;
     let now = tx.now();
     tx.execute(
         "update sessions set ended_at = $1 where subject_id = $2 and id <> $3 and ended_at is null",
@@ -288,6 +285,7 @@ pub struct NewApiKey {
 /// # Errors
 /// [`ApiKeyRefusal`].
 pub fn create_api_key(tx: &mut dyn Tx, tenant: TenantId, key: &NewApiKey) -> Decision<ApiKey, ApiKeyRefusal> {
+    lock_existing(tx, tenant, Mode::Live)?;
     if let Err(refusal) = may_change(tx, tenant)? {
         return refuse(ApiKeyRefusal::NotAllowed(refusal));
     }
@@ -296,7 +294,7 @@ pub fn create_api_key(tx: &mut dyn Tx, tenant: TenantId, key: &NewApiKey) -> Dec
     }
     let id = ApiKeyId::new(tx.fresh_id());
     let words = key.permissions.iter().map(Permission::word).collect::<Vec<_>>().join(" ");
-    tx.execute(
+    tx.change(
         "insert into api_keys (id, tenant_id, name, mode, permissions, secret_hash, hint)
          values ($1, $2, $3, $4, $5, $6, $7)",
         &[
@@ -424,7 +422,7 @@ pub fn guessed_wrong(tx: &mut dyn Tx, account: &str, address: &str, limits: Gues
     let now = tx.now();
     let n = i64::try_from(tx.random() >> 1).unwrap_or(0);
     for (subject, _) in subjects(account, address, limits) {
-        tx.execute(
+        tx.change(
             "insert into login_failures (subject, at, n) values ($1, $2, $3)",
             &[(&subject).into(), now.into(), n.into()],
         )?;

@@ -1,7 +1,7 @@
 //! The audit log: who changed what, when and from where. Append-only and chained like the ledger;
 //! the head of the chain lies in the settings.
 
-use crate::port::{Fault, Row, Snapshot, Tx, collect, row};
+use crate::port::{Fault, Lock, Row, Snapshot, Tx, collect, row};
 use domain::id::{AuditId, OperatorId};
 use sha2::{Digest, Sha256};
 
@@ -75,6 +75,11 @@ pub(crate) fn write(
     detail: &str,
     reason: Option<&str>,
 ) -> Result<(), Fault> {
+    tx.lock(Lock::Audit)?;
+    let newest = row(tx, "select id from audit_log order by id desc limit 1", &[], |row| {
+        Ok(AuditId::from_slice(row.bytes(0)?)?)
+    })?;
+    newest.into_iter().for_each(|newest| tx.go_above(newest.uuid()));
     let previous = head(tx)?;
     let record = Record {
         id: AuditId::new(tx.fresh_id()),
@@ -86,7 +91,7 @@ pub(crate) fn write(
         address: act.address.clone(),
     };
     let hash = link(&previous, &record);
-    tx.execute(
+    tx.change(
         "insert into audit_log (id, operator_id, action, subject, detail, address, hash)
          values ($1, $2, $3, $4, $5, $6, $7)",
         &[
@@ -100,7 +105,7 @@ pub(crate) fn write(
         ],
     )?;
     if let Some(reason) = reason {
-        tx.execute(
+        tx.change(
             "insert into audit_reasons (audit_id, reason) values ($1, $2)",
             &[record.id.as_bytes().into(), reason.into()],
         )?;
@@ -141,7 +146,7 @@ pub fn list(
         snapshot,
         "select id, operator_id, action, subject, detail, address, reason
          from audit_log left join audit_reasons on audit_id = id
-         where id < $1 and ($2 is null or action = $2) and ($3 is null or subject = $3) order by id desc limit $4",
+         where id < $1 and (action = $2 or $2 is null) and (subject = $3 or $3 is null) order by id desc limit $4",
         &[below.as_bytes().into(), action.into(), subject.into(), limit.into()],
         record,
     )

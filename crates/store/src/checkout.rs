@@ -4,7 +4,7 @@
 use crate::esim;
 use crate::ledger::write_listed;
 use crate::order::{Order, Traveller};
-use crate::port::{Decision, Event, Fault, KeyHash, Remembered, Snapshot, Tx, refuse, row};
+use crate::port::{Decision, Event, Fault, KeyHash, Needs, Remembered, Snapshot, Tx, refuse, row};
 use crate::{ledger, order};
 use domain::checkout::{CheckoutRefusal, Line, decide};
 use domain::id::{CheckoutId, EntryId, OrderId, PlanId};
@@ -63,17 +63,23 @@ pub fn is_offered(provider: &str, mode: Mode, sandbox_in_live: bool) -> bool {
     }
 }
 
+const OFFERED: &str = "select name, price, currency, provider from plans where id = $1 and withdrawn_at is null";
+
+impl Checkout {
+    /// What [`place_orders`] will need.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        let needs = Needs::credit(self.scope.tenant, self.scope.mode).key(self.key.map(|(key, _)| key));
+        self.items.iter().fold(needs, |needs, (plan, _)| needs.read(OFFERED, &[plan.as_bytes().into()]))
+    }
+}
+
 fn offered(tx: &mut dyn Tx, checkout: &Checkout, plan: PlanId) -> Result<Offered, Fault> {
-    let offered = row(
-        tx,
-        "select name, price, currency, provider from plans where id = $1 and withdrawn_at is null",
-        &[plan.as_bytes().into()],
-        |row| {
-            let price = Money::new(row.int(1)?, row.text(2)?.parse()?);
-            let sold = is_offered(row.text(3)?, checkout.scope.mode, checkout.sandbox_in_live);
-            Ok(Offered { name: row.text(0)?.to_owned(), price: sold.then_some(price) })
-        },
-    )?;
+    let offered = row(tx, OFFERED, &[plan.as_bytes().into()], |row| {
+        let price = Money::new(row.int(1)?, row.text(2)?.parse()?);
+        let sold = is_offered(row.text(3)?, checkout.scope.mode, checkout.sandbox_in_live);
+        Ok(Offered { name: row.text(0)?.to_owned(), price: sold.then_some(price) })
+    })?;
     Ok(offered.unwrap_or(Offered { name: String::new(), price: None }))
 }
 
@@ -150,7 +156,7 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
 }
 
 fn insert(tx: &mut dyn Tx, order: &Order) -> Result<(), Fault> {
-    tx.execute(
+    tx.change(
         "insert into orders (id, tenant_id, mode, checkout_id, number, plan_id, plan_name, quantity, unit_price,
              refunded, currency, status, timeline)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, '')",
@@ -170,7 +176,7 @@ fn insert(tx: &mut dyn Tx, order: &Order) -> Result<(), Fault> {
     )?;
     let traveller = &order.traveller;
     if !traveller.is_empty() {
-        tx.execute(
+        tx.change(
             "insert into travellers (order_id, tenant_id, email, customer_name, phone, reference)
              values ($1, $2, $3, $4, $5, $6)",
             &[
@@ -184,7 +190,7 @@ fn insert(tx: &mut dyn Tx, order: &Order) -> Result<(), Fault> {
         )?;
     }
     let now = tx.now();
-    tx.execute(
+    tx.change(
         "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at)
          values ($1, $2, $3, $4, $5, 0, $6)",
         &[

@@ -1,7 +1,7 @@
 //! Inquiries from the public contact form; the operator reads them here, mail or no mail.
 
 use crate::audit::{self, Act};
-use crate::port::{Decision, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use crate::port::{Decision, Fault, Row, Snapshot, Tx, collect, refuse, row};
 use domain::contact::InquiryType;
 use domain::id::InquiryId;
 use domain::time::Timestamp;
@@ -41,7 +41,7 @@ pub struct Inquiry {
 /// [`Fault`].
 pub fn inquire(tx: &mut dyn Tx, message: &Message) -> Decision<InquiryId, Infallible> {
     let id = InquiryId::new(tx.fresh_id());
-    tx.execute(
+    tx.change(
         "insert into inquiries (id, full_name, email, company_name, phone, inquiry_type, message)
          values ($1, $2, $3, $4, $5, $6, $7)",
         &[
@@ -76,8 +76,7 @@ pub fn handle(tx: &mut dyn Tx, act: &Act, id: InquiryId) -> Decision<Inquiry, In
         return refuse(InquiryRefusal::AlreadyDecided);
     }
     let now = tx.now();
-    change_one(
-        tx,
+    tx.change(
         "update inquiries set handled_at = $1 where id = $2 and handled_at is null",
         &[now.into(), id.as_bytes().into()],
     )?;
@@ -119,7 +118,7 @@ pub fn list(
 ) -> Result<Vec<Inquiry>, Fault> {
     let below = cursor.map_or_else(uuid::Uuid::max, InquiryId::uuid);
     let sql = format!(
-        "select {INQUIRY} where id < $1 and ($2 is null or (handled_at is not null) = ($2 = 1))
+        "select {INQUIRY} where id < $1 and ((handled_at is not null) = ($2 = 1) or $2 is null)
          order by id desc limit $3"
     );
     collect(snapshot, &sql, &[below.as_bytes().into(), handled.into(), limit.into()], inquiry)

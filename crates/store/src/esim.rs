@@ -138,7 +138,7 @@ pub(crate) fn deliver(
     profile: &Profile,
 ) -> Result<(), Fault> {
     let now = tx.now();
-    tx.execute(
+    tx.change(
         "insert into esims (id, tenant_id, state, profile_status, plan_status, placement, iccid, smdp_address,
              matching_id, activation_code, confirmation_code, apn, msisdn, pin, puk, install_by, delivered_at, refunded)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0)",

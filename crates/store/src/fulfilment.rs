@@ -6,7 +6,7 @@ use crate::esim::{self, Esim};
 use crate::index::{Key, Kind};
 use crate::ledger::{self, lock_existing, write, write_listed};
 use crate::order::{self, Order, timeline_entry};
-use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use crate::port::{Decision, Event, Fault, Needs, Row, Snapshot, Tx, collect, refuse, row};
 use domain::esim::{EsimEvent, EsimState};
 use domain::fulfilment::{
     Cancellation, Capabilities, LookUp, Outcome, Patience, PlacementState, Profile, Progress, Ruling, Step,
@@ -105,8 +105,8 @@ pub struct Leased {
     pub order: OrderId,
     /// What was sold.
     pub sold: Sold,
-    /// When the lease ends; proves that the job is still this worker's.
-    pub lease: Timestamp,
+    /// Proves that the job is still this worker's.
+    pub lease: i64,
     /// What to do.
     pub task: Task,
 }
@@ -150,6 +150,12 @@ fn number(value: i64) -> Result<u32, Fault> {
     u32::try_from(value).map_err(|_| Fault::Bug("a count is out of range".to_owned()))
 }
 
+const DUE: &str = "select j.id, j.kind, j.order_id, o.tenant_id, o.mode, o.quantity, o.unit_price, o.currency, \
+     p.provider, p.upstream_plan_id, f.k \
+     from jobs j left join orders o on o.id = j.order_id left join plans p on p.id = o.plan_id \
+     left join placements f on f.order_id = j.order_id and f.k = 1 \
+     where j.state <> 'dead' and j.run_at <= $1 order by j.run_at, j.id limit $2";
+
 /// Takes up to `limit` due jobs for `lease_ms` milliseconds, the longest due first, and records the
 /// intent of what will be sent.
 ///
@@ -162,27 +168,14 @@ pub fn claim_jobs(
     lease_ms: i64,
 ) -> Decision<Vec<Leased>, Infallible> {
     let now = tx.now();
-    let due = collect(
-        tx,
-        "select j.id, j.kind, j.order_id, o.tenant_id, o.mode, o.quantity, o.unit_price, o.currency, p.provider,
-             p.upstream_plan_id, f.k
-         from jobs j left join orders o on o.id = j.order_id left join plans p on p.id = o.plan_id
-             left join placements f on f.order_id = j.order_id and f.k = 1
-         where j.state <> 'dead' and j.run_at <= $1 order by j.run_at, j.id limit $2",
-        &[now.into(), limit.into()],
-        due,
-    )?;
-    if due.is_empty() {
-        return Ok(Vec::new());
-    }
-    let lease = now.plus_millis(lease_ms);
-    let taken = tx.execute(
-        "update jobs set state = 'leased', run_at = $1, attempts = attempts + 1 where id in (
-             select id from jobs where state <> 'dead' and run_at <= $2 order by run_at, id limit $3)",
-        &[lease.into(), now.into(), limit.into()],
-    )?;
-    if taken != due.len() {
-        return Err(Fault::Bug(format!("{taken} jobs were taken up, and {} were due", due.len())).into());
+    let sql = format!("{DUE}{}", tx.locking_free_rows_of("j"));
+    let due = collect(tx, &sql, &[now.into(), limit.into()], due)?;
+    let (lease, ends) = (i64::try_from(tx.random() >> 1).unwrap_or(i64::MAX), now.plus_millis(lease_ms));
+    for Due { job, .. } in &due {
+        tx.change(
+            "update jobs set state = 'leased', lease = $1, run_at = $2, attempts = attempts + 1 where id = $3",
+            &[lease.into(), ends.into(), job.as_bytes().into()],
+        )?;
     }
     let mut leased = Vec::with_capacity(due.len());
     for Due { job, kind, order, content, fresh } in due {
@@ -257,7 +250,7 @@ fn intend(
 }
 
 fn insert_placement(tx: &mut dyn Tx, tenant: TenantId, placement: &Placement) -> Result<(), Fault> {
-    tx.execute(
+    tx.change(
         "insert into placements (order_id, k, tenant_id, provider, upstream_plan_id, quantity, state, not_found,
              cannot_tell, failures, answers)
          values ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, '')",
@@ -275,8 +268,7 @@ fn insert_placement(tx: &mut dyn Tx, tenant: TenantId, placement: &Placement) ->
 }
 
 pub(crate) fn store_progress(tx: &mut dyn Tx, placement: &Placement, progress: Progress) -> Result<(), Fault> {
-    change_one(
-        tx,
+    tx.change(
         "update placements set state = $1, unknown_since = $2, not_found = $3, cannot_tell = $4, failures = $5
          where order_id = $6 and k = $7 and state = $8",
         &[
@@ -316,13 +308,31 @@ fn take_back_task(tx: &mut dyn Tx, order: OrderId) -> Result<Task, Fault> {
 pub struct LeaseLost;
 
 fn hold(tx: &mut dyn Tx, leased: &Leased) -> Result<bool, Fault> {
-    let held = row(
-        tx,
-        "select 1 from jobs where id = $1 and state = 'leased' and run_at = $2",
-        &[leased.job.as_bytes().into(), leased.lease.into()],
-        |_| Ok(()),
-    )?;
-    Ok(held.is_some())
+    Ok(row(tx, HELD, &[leased.job.as_bytes().into(), leased.lease.into()], |_| Ok(()))?.is_some())
+}
+
+const HELD: &str = "select 1 from jobs where id = $1 and state = 'leased' and lease = $2";
+
+/// Holds jobs for another `lease_ms` milliseconds, as far as they are still held: their upstream takes its time.
+///
+/// # Errors
+/// [`Fault`].
+pub fn renew_leases(tx: &mut dyn Tx, held: &[(JobId, i64)], lease_ms: i64) -> Decision<(), Infallible> {
+    let ends = tx.now().plus_millis(lease_ms);
+    for (job, lease) in held {
+        tx.execute(
+            "update jobs set run_at = $1 where id = $2 and state = 'leased' and lease = $3",
+            &[ends.into(), job.as_bytes().into(), (*lease).into()],
+        )?;
+    }
+    Ok(())
+}
+
+/// What [`record_answer`] will need.
+#[must_use]
+pub fn needs_of_answer(leased: &Leased) -> Needs {
+    let Leased { job, lease, sold, .. } = leased;
+    Needs::credit(sold.tenant, sold.mode).read(HELD, &[job.as_bytes().into(), (*lease).into()])
 }
 
 /// What an upstream said to a step.
@@ -379,11 +389,8 @@ pub fn record_answer(
 
 /// Ends a job this worker holds. Returns whether it did: nobody else had decided meanwhile.
 fn end(tx: &mut dyn Tx, leased: &Leased) -> Result<bool, Fault> {
-    let ended = tx.execute(
-        "delete from jobs where id = $1 and state = 'leased' and run_at = $2",
-        &[leased.job.as_bytes().into(), leased.lease.into()],
-    )?;
-    Ok(ended == 1)
+    let delete = "delete from jobs where id = $1 and state = 'leased' and lease = $2";
+    tx.change_if_found(HELD, delete, &[leased.job.as_bytes().into(), leased.lease.into()])
 }
 
 /// Answers kept of one placement, in characters: enough for an investigation, bounded for a loop.
@@ -397,8 +404,7 @@ fn store_answer(
     raw: &str,
 ) -> Result<(), Fault> {
     let answer = serde_json::json!({"at": tx.now().to_string(), "call": call, "answer": raw}).to_string();
-    change_one(
-        tx,
+    tx.change(
         "update placements set state = $1, unknown_since = $2, not_found = $3, cannot_tell = $4, failures = $5,
              answers = case when length(answers) < $6 then answers || $7 else answers end
          where order_id = $8 and k = $9 and state = $10",
@@ -489,8 +495,7 @@ fn place_again(tx: &mut dyn Tx, placement: &Placement, idempotent_create: bool) 
 }
 
 fn reschedule(tx: &mut dyn Tx, job: JobId, state: JobState, at: Timestamp, reason: Option<&str>) -> Result<(), Fault> {
-    change_one(
-        tx,
+    tx.change(
         "update jobs set state = $1, run_at = $2, reason = $3 where id = $4",
         &[state.word().into(), at.into(), reason.into(), job.as_bytes().into()],
     )?;
@@ -503,8 +508,7 @@ fn reschedule(tx: &mut dyn Tx, job: JobId, state: JobState, at: Timestamp, reaso
 
 fn note(tx: &mut dyn Tx, order: OrderId, event: &str, detail: Option<&str>) -> Result<(), Fault> {
     let entry = timeline_entry(tx.now(), event, detail)?;
-    change_one(
-        tx,
+    tx.change(
         "update orders set timeline = timeline || $1 where id = $2",
         &[(&entry).into(), order.as_bytes().into()],
     )?;
@@ -540,7 +544,7 @@ fn must_find(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<Order, Fault
 /// Ends the order when its last placement is over; otherwise the job goes on with the next one.
 pub(crate) fn finish_or_go_on(tx: &mut dyn Tx, job: JobId, id: OrderId, failure: Option<String>) -> Result<(), Fault> {
     if let Some(failure) = &failure {
-        change_one(tx, "update orders set failure_reason = $1 where id = $2", &[failure.into(), id.as_bytes().into()])?;
+        tx.change("update orders set failure_reason = $1 where id = $2", &[failure.into(), id.as_bytes().into()])?;
     }
     let open = placements(tx, id)?.iter().any(|placement| !placement.progress.state.is_final());
     if open {
@@ -555,7 +559,7 @@ pub(crate) fn finish_or_go_on(tx: &mut dyn Tx, job: JobId, id: OrderId, failure:
     let delivered = number(i64::try_from(delivered).unwrap_or(i64::MAX))?;
     crate::index::unlist_early(tx, &order)?;
     finish(tx, id, &Sold::of(&order), delivered, order.failure_reason, None)?;
-    change_one(tx, "delete from jobs where id = $1", &[job.as_bytes().into()])
+    tx.change("delete from jobs where id = $1", &[job.as_bytes().into()])
 }
 
 /// Earns what came, gives back what did not, once: guarded by the order's state. `keys` are those of its eSIMs where
@@ -593,9 +597,7 @@ fn finish(
     };
     events += &timeline_entry(now, status.word(), reason.as_deref())?;
     tx.store_credit(&locked)?;
-    change_one(
-        tx,
-        "update orders set status = $1, refunded = $2, completed_at = $3, failure_reason = $4, timeline = timeline || $5
+    tx.change("update orders set status = $1, refunded = $2, completed_at = $3, failure_reason = $4, timeline = timeline || $5
          where id = $6 and status = 'processing'",
         &[
             status.word().into(),
@@ -684,7 +686,7 @@ pub fn record_cancellations(
     }
     settle_cancellation(tx, leased.order)?;
     match later {
-        None => change_one(tx, "delete from jobs where id = $1", &[leased.job.as_bytes().into()])?,
+        None => tx.change("delete from jobs where id = $1", &[leased.job.as_bytes().into()])?,
         Some(reason) => {
             let (now, random) = (tx.now(), tx.random());
             let attempts =
@@ -708,8 +710,7 @@ fn take_back(tx: &mut dyn Tx, id: OrderId, esim: EsimId) -> Result<(), Fault> {
     let left_of_order = order.total()?.minus(order.refunded)?;
     let left_of_esim = order.unit_price.minor() - given_back;
     let refund = Money::new(left_of_esim.min(left_of_order.minor()).max(0), order.unit_price.currency());
-    change_one(
-        tx,
+    tx.change(
         "update esims set state = $1, refunded = refunded + $2, cancel_failure = null
          where id = $3 and state = 'cancelling'",
         &[EsimState::Cancelled.word().into(), refund.minor().into(), esim.as_bytes().into()],
@@ -718,16 +719,14 @@ fn take_back(tx: &mut dyn Tx, id: OrderId, esim: EsimId) -> Result<(), Fault> {
     write(tx, &mut locked, entry, Movement::refund_of_delivered(id, refund))?;
     tx.store_credit(&locked)?;
     let event = timeline_entry(tx.now(), "refunded", Some(&format!("{refund} {}", refund.currency())))?;
-    change_one(
-        tx,
+    tx.change(
         "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3",
         &[refund.minor().into(), (&event).into(), id.as_bytes().into()],
     )
 }
 
 fn keep(tx: &mut dyn Tx, esim: EsimId, reason: &str) -> Result<(), Fault> {
-    change_one(
-        tx,
+    tx.change(
         "update esims set state = $1, cancel_failure = $2 where id = $3 and state = 'cancelling'",
         &[EsimState::Delivered.word().into(), reason.into(), esim.as_bytes().into()],
     )
@@ -740,7 +739,7 @@ pub(crate) fn keep_all(tx: &mut dyn Tx, job: JobId, id: OrderId) -> Result<(), F
         keep(tx, esim.id, "the operator gave up asking the upstream")?;
     }
     settle_cancellation(tx, id)?;
-    change_one(tx, "delete from jobs where id = $1", &[job.as_bytes().into()])
+    tx.change("delete from jobs where id = $1", &[job.as_bytes().into()])
 }
 
 /// Brings the order's status in line with its eSIMs after a cancellation.
@@ -749,8 +748,7 @@ fn settle_cancellation(tx: &mut dyn Tx, id: OrderId) -> Result<(), Fault> {
     let status = status(order.esims.iter().map(|esim| esim.state).collect());
     if status != order.status {
         let event = timeline_entry(tx.now(), status.word(), None)?;
-        change_one(
-            tx,
+        tx.change(
             "update orders set status = $1, timeline = timeline || $2 where id = $3 and status = $4",
             &[status.word().into(), (&event).into(), id.as_bytes().into(), order.status.word().into()],
         )?;
@@ -874,14 +872,13 @@ pub fn ask_cancel(
         return refuse(CancelRefusal::NotCancellable);
     }
     for esim in chosen.iter().collect::<std::collections::BTreeSet<_>>() {
-        change_one(
-            tx,
+        tx.change(
             "update esims set state = $1, cancel_failure = null where id = $2 and state = 'delivered'",
             &[EsimState::Cancelling.word().into(), esim.as_bytes().into()],
         )?;
     }
     let (job, now) = (JobId::new(tx.fresh_id()), tx.now());
-    tx.execute(
+    tx.change(
         "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at) values ($1, $2, $3, $4, $5, 0, $6)",
         &[
             job.as_bytes().into(),
@@ -984,11 +981,7 @@ pub fn refund_by_operator(
         return refuse(RefundRefusal::TooMuch { left });
     }
     for (esim, share) in shares {
-        change_one(
-            tx,
-            "update esims set refunded = refunded + $1 where id = $2",
-            &[share.into(), esim.as_bytes().into()],
-        )?;
+        tx.change("update esims set refunded = refunded + $1 where id = $2", &[share.into(), esim.as_bytes().into()])?;
     }
     let entry = EntryId::new(tx.fresh_id());
     let entry = write(tx, &mut locked, entry, Movement::refund_of_delivered(id, amount))?;
@@ -998,8 +991,7 @@ pub fn refund_by_operator(
         tx.remember(key, crate::port::Remembered { body_hash, result: entry.id.uuid(), count: 1 })?;
     }
     let event = timeline_entry(tx.now(), "refunded", Some(&format!("{amount} {currency} by the operator")))?;
-    change_one(
-        tx,
+    tx.change(
         "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3 and refunded = $4",
         &[amount.minor().into(), (&event).into(), id.as_bytes().into(), order.refunded.minor().into()],
     )?;

@@ -12,7 +12,7 @@ use domain::order::OrderStatus;
 use domain::tenant::Mode;
 use domain::time::Timestamp;
 use domain::words;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -213,6 +213,11 @@ impl TailEntry {
         Self { id, tenant, mode, order: movement.order, kind: movement.kind, source: movement.source, order_keys }
     }
 
+    /// Whether its order has to be read.
+    pub(crate) fn must_be_read(&self) -> bool {
+        self.order.is_some() && self.order_keys.is_none()
+    }
+
     /// How much memory it takes, in keys.
     pub(crate) fn weight(&self) -> usize {
         1 + self.order_keys.as_ref().map_or(0, Vec::len)
@@ -352,6 +357,78 @@ const UNREAD_BATCH: usize = 4_096;
 /// Rows of one portion after which it ends: an order may have a hundred ICCIDs.
 const MOST_CHANGES: usize = 262_144;
 
+/// What an order is found under, as it was read.
+enum Listed {
+    /// For the first time.
+    First(Vec<Key>),
+    /// It was found under something before.
+    Later(OrderStatus, Vec<Key>),
+}
+
+fn read_later(snapshot: &mut dyn Snapshot, id: OrderId) -> Result<Option<Listed>, Fault> {
+    Ok(order::later_keys(snapshot, id)?.map(|(status, keys)| Listed::Later(status, keys)))
+}
+
+/// The rows that come (or go) with an entry; `read` reads what its order is found under, where the entry does not say.
+fn add_changes(
+    changes: &mut Vec<(Vec<u8>, bool)>,
+    entry: &TailEntry,
+    read: impl FnOnce(OrderId) -> Result<Option<Listed>, Fault>,
+) -> Result<(), Fault> {
+    let world = (entry.tenant, entry.mode);
+    let mut change = |(kind, key): (Kind, &str), id, comes| {
+        changes.push((row_of(world, kind, key, id), comes));
+    };
+    if entry.kind != EntryKind::Sale {
+        change((Kind::Entry, ""), entry.id.uuid(), true);
+        if entry.kind != EntryKind::Purchase {
+            change((Kind::EntryKind, entry.kind.word()), entry.id.uuid(), true);
+        }
+    }
+    let Some(id) = entry.order else { return Ok(()) };
+    let read_keys;
+    let keys = match &entry.order_keys {
+        Some(keys) => keys,
+        None => {
+            read_keys = match read(id)? {
+                None => return Ok(()),
+                Some(Listed::First(keys)) => keys,
+                Some(Listed::Later(status, keys)) => {
+                    // What leaves `sales_held` leaves `processing`, which is not listed.
+                    if entry.source != Account::SalesHeld {
+                        for left in OrderStatus::ALL.iter().filter(|left| **left != status) {
+                            change((Kind::Status, left.word()), id.uuid(), false);
+                        }
+                    }
+                    keys
+                }
+            };
+            &read_keys
+        }
+    };
+    keys.iter().for_each(|(kind, key)| change((*kind, key), id.uuid(), true));
+    Ok(())
+}
+
+/// Changed rows of the index, in the index's own order.
+pub(crate) struct Changes {
+    pub(crate) come: Vec<Vec<u8>>,
+    pub(crate) go: Vec<Vec<u8>>,
+}
+
+/// What changes with these entries, which the index did not have.
+pub(crate) fn changes_of(snapshot: &mut dyn Snapshot, entries: &[Arc<TailEntry>]) -> Result<Changes, Fault> {
+    let mut changes = Vec::new();
+    for entry in entries {
+        add_changes(&mut changes, entry, |id| read_later(snapshot, id))?;
+    }
+    // The last change of a row counts.
+    let last: BTreeMap<Vec<u8>, bool> = changes.into_iter().collect();
+    let (come, go): (Vec<_>, Vec<_>) = last.into_iter().partition(|(_, comes)| *comes);
+    let rows = |changes: Vec<(Vec<u8>, bool)>| changes.into_iter().map(|(row, _)| row).collect();
+    Ok(Changes { come: rows(come), go: rows(go) })
+}
+
 impl Portion {
     /// Reads the oldest part of the tail.
     ///
@@ -378,37 +455,10 @@ impl Portion {
             }
             entries += 1;
             last = Some(entry.id);
-            let world = (entry.tenant, entry.mode);
-            let mut change = |(kind, key): (Kind, &str), id, comes| {
-                changes.push((row_of(world, kind, key, id), comes));
-            };
-            if entry.kind != EntryKind::Sale {
-                change((Kind::Entry, ""), entry.id.uuid(), true);
-                if entry.kind != EntryKind::Purchase {
-                    change((Kind::EntryKind, entry.kind.word()), entry.id.uuid(), true);
-                }
-            }
-            let Some(id) = entry.order else { continue };
-            let keys = match &entry.order_keys {
-                Some(keys) => {
-                    keys.iter().for_each(|(kind, key)| change((*kind, key), id.uuid(), true));
-                    continue;
-                }
-                None if is_new(id) => created.remove(&id).unwrap_or_default(),
-                None => {
-                    let Some((status, keys)) = order::later_keys(snapshot, id)? else { continue };
-                    // What leaves `sales_held` leaves `processing`, which is not listed.
-                    if entry.source != Account::SalesHeld {
-                        for left in OrderStatus::ALL.iter().filter(|left| **left != status) {
-                            change((Kind::Status, left.word()), id.uuid(), false);
-                        }
-                    }
-                    keys
-                }
-            };
-            for (kind, key) in keys {
-                change((kind, &key), id.uuid(), true);
-            }
+            add_changes(&mut changes, entry, |id| match is_new(id) {
+                true => Ok(created.remove(&id).map(Listed::First)),
+                false => read_later(snapshot, id),
+            })?;
         }
         // The last change of a row counts; the sort keeps their order.
         changes.sort_by(|one, other| one.0.cmp(&other.0));

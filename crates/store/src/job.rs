@@ -2,7 +2,7 @@
 
 use crate::audit::{self, Act};
 use crate::fulfilment::placements;
-use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, collect, refuse, row};
 use domain::fulfilment::{PlacementState, Progress};
 use domain::id::{JobId, OrderId, TenantId};
 use domain::job::{JobKind, JobState};
@@ -62,7 +62,7 @@ pub fn list(
             collect(snapshot, &sql, &[below.as_bytes().into(), limit.into()], job)
         }
         _ => {
-            let sql = format!("select {JOB} where id < $1 and ($2 is null or state = $2) order by id desc limit $3");
+            let sql = format!("select {JOB} where id < $1 and (state = $2 or $2 is null) order by id desc limit $3");
             let state = state.map(JobState::word);
             collect(snapshot, &sql, &[below.as_bytes().into(), state.into(), limit.into()], job)
         }
@@ -131,8 +131,7 @@ pub fn retry(tx: &mut dyn Tx, act: &Act, id: JobId) -> Decision<Job, JobRefusal>
         return refuse(JobRefusal::NotDead);
     }
     let now = tx.now();
-    change_one(
-        tx,
+    tx.change(
         "update jobs set state = $1, run_at = $2, attempts = 0, reason = null where id = $3 and state = 'dead'",
         &[JobState::Ready.word().into(), now.into(), id.as_bytes().into()],
     )?;

@@ -2,7 +2,7 @@
 //! same transaction.
 
 use crate::index::{self, TailEntry};
-use crate::port::{Event, Fault, Row, Snapshot, Tx, change_one, collect, row};
+use crate::port::{Event, Fault, Row, Snapshot, Tx, collect, row};
 use domain::id::{EntryId, OrderId, TenantId, TopUpId};
 use domain::ledger::{Account, Damage, Entry, EntryKind, Hash, Head, Movement, append, verify};
 use domain::money::{Currency, LARGEST_CREDIT_MINOR, Money};
@@ -54,8 +54,7 @@ impl Credit {
 
     /// Writes the row.
     pub(crate) fn write(&self, tx: &mut dyn Tx) -> Result<(), Fault> {
-        change_one(
-            tx,
+        tx.change(
             "update balances set balance = $1, entry_count = $2, entry_hash = $3, order_count = $4
              where tenant_id = $5 and mode = $6 and entry_count <= $2",
             &[
@@ -166,7 +165,7 @@ pub(crate) fn write_listed(
     order_keys: Option<Vec<index::Key>>,
 ) -> Result<Entry, Fault> {
     let (entry, head) = append(&locked.head, id, movement)?;
-    tx.execute(
+    tx.change(
         "insert into ledger_entries (id, tenant_id, mode, position, kind, source, target, amount, currency,
              balance_after, order_id, top_up_id, hash)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
@@ -307,7 +306,7 @@ fn note(snapshot: &mut dyn Snapshot, id: EntryId) -> Result<Option<String>, Faul
 
 /// Keeps the operator's words for an entry.
 pub(crate) fn write_note(tx: &mut dyn Tx, entry: &Entry, note: &str) -> Result<(), Fault> {
-    tx.execute(
+    tx.change(
         "insert into entry_notes (entry_id, tenant_id, note) values ($1, $2, $3)",
         &[entry.id.as_bytes().into(), entry.tenant.as_bytes().into(), note.into()],
     )?;

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod order;
 pub mod plan;
 pub mod port;
+pub mod postgres;
 pub mod retention;
 pub mod secret_key;
 pub mod sqlite;
@@ -20,27 +21,83 @@ pub mod tenant;
 pub mod top_up;
 
 mod migrations;
+mod queue;
+mod random;
+mod waiting;
 
-use port::{Decision, Failure, Fault, Snapshot, Tx};
-use sqlite::{Length, Listener, Sqlite, Turn};
+use port::{Decision, Failure, Fault, Needs, Snapshot, Tx};
+use postgres::Postgres;
+use queue::Turn;
+use sqlite::Sqlite;
 use std::sync::Arc;
+use tokio::sync::oneshot;
+use waiting::Length;
+pub use waiting::{Listener, Now, OpenError};
+
+/// One of the two databases, open.
+#[derive(Debug)]
+pub enum Database {
+    /// The embedded one: one process, one file.
+    Sqlite(Box<Sqlite>),
+    /// The one that many processes share.
+    Postgres(Box<Postgres>),
+}
+
+impl From<Sqlite> for Database {
+    fn from(sqlite: Sqlite) -> Self {
+        Self::Sqlite(Box::new(sqlite))
+    }
+}
+
+impl From<Postgres> for Database {
+    fn from(postgres: Postgres) -> Self {
+        Self::Postgres(Box::new(postgres))
+    }
+}
 
 /// A handle on the database; clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
-    sqlite: Arc<Sqlite>,
+    database: Arc<Database>,
+}
+
+/// A database that ended before it decided.
+fn lost<T, R>() -> Decision<T, R> {
+    Err(Failure::Fault(Fault::Unavailable("the database has stopped".to_owned())))
 }
 
 impl Store {
     /// A store over an open database.
     #[must_use]
-    pub fn new(sqlite: Sqlite) -> Self {
-        Self { sqlite: Arc::new(sqlite) }
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: Arc::new(database.into()) }
     }
 
-    /// Adds somebody who is told what became durable, before its caller is answered: be quick there.
+    /// Whether other processes may work on this database, too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(*self.database, Database::Postgres(_))
+    }
+
+    /// Adds somebody who is told what became durable, before its caller is answered, and what other processes told of
+    /// theirs: be quick there.
     pub fn listen(&self, listener: Listener) {
-        self.sqlite.listen(listener);
+        match &*self.database {
+            Database::Sqlite(sqlite) => sqlite.listen(listener),
+            Database::Postgres(postgres) => postgres.listen(listener),
+        }
+    }
+
+    fn submit<T, R, C>(&self, turn: Turn, needs: Needs, command: C) -> oneshot::Receiver<Decision<T, R>>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
+    {
+        match &*self.database {
+            Database::Sqlite(sqlite) => sqlite.submit(turn, command),
+            Database::Postgres(postgres) => postgres.submit(turn, needs, command),
+        }
     }
 
     /// Runs a command and returns its decision once it is durable. A caller that goes away leaves
@@ -54,7 +111,21 @@ impl Store {
         R: Send + 'static,
         C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
     {
-        self.sqlite.submit(Turn::Caller, command).await.unwrap_or_else(|_| sqlite::lost())
+        self.write_needing(Needs::default(), command).await
+    }
+
+    /// The same for a command on the hot path, which says beforehand what it needs: it shares its transaction with
+    /// others that did.
+    ///
+    /// # Errors
+    /// The command's refusal, or a [`Fault`].
+    pub async fn write_needing<T, R, C>(&self, needs: Needs, command: C) -> Decision<T, R>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
+    {
+        self.submit(Turn::Caller, needs, command).await.unwrap_or_else(|_| lost())
     }
 
     /// The same for work behind the scenes, fulfilment: while callers wait for the database,
@@ -62,13 +133,13 @@ impl Store {
     ///
     /// # Errors
     /// The command's refusal, or a [`Fault`].
-    pub async fn write_behind<T, R, C>(&self, command: C) -> Decision<T, R>
+    pub async fn write_behind<T, R, C>(&self, needs: Needs, command: C) -> Decision<T, R>
     where
         T: Send + 'static,
         R: Send + 'static,
         C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
     {
-        self.sqlite.submit(Turn::Behind, command).await.unwrap_or_else(|_| sqlite::lost())
+        self.submit(Turn::Behind, needs, command).await.unwrap_or_else(|_| lost())
     }
 
     /// Takes the oldest part of the ledger's tail into the search index. Returns how many entries it took, and whether
@@ -77,15 +148,17 @@ impl Store {
     /// # Errors
     /// A [`Fault`].
     pub async fn fill_index(&self) -> Result<(usize, bool), Fault> {
+        // Elsewhere each transaction keeps the index itself.
+        let Database::Sqlite(sqlite) = &*self.database else { return Ok((0, false)) };
         let portion = self.read_for(Length::Index, index::Portion::read).await?;
         let (entries, more, last) = (portion.entries, portion.more, portion.last);
-        let taken = self.sqlite.submit_to_index(move |tx| index::take(tx, &portion)).await;
-        match taken.unwrap_or_else(|_| sqlite::lost()) {
+        let taken = sqlite.submit_to_index(move |tx| index::take(tx, &portion)).await;
+        match taken.unwrap_or_else(|_| lost()) {
             Ok(()) => {}
             Err(Failure::Fault(fault)) => return Err(fault),
             Err(Failure::Refused(never)) => match never {},
         }
-        last.into_iter().for_each(|last| self.sqlite.indexed(last));
+        last.into_iter().for_each(|last| sqlite.indexed(last));
         Ok((entries, more))
     }
 
@@ -119,6 +192,10 @@ impl Store {
         C: FnOnce(&mut dyn Snapshot) -> Result<T, Fault> + Send + 'static,
     {
         let stopped = || Err(Fault::Unavailable("the readers have stopped".to_owned()));
-        self.sqlite.submit_read(length, read).await.unwrap_or_else(|_| stopped())
+        let answer = match &*self.database {
+            Database::Sqlite(sqlite) => sqlite.submit_read(length, read),
+            Database::Postgres(postgres) => postgres.submit_read(length, read),
+        };
+        answer.await.unwrap_or_else(|_| stopped())
     }
 }

@@ -2,8 +2,11 @@
 
 use rusqlite::Connection;
 
-const SQLITE: &[&str] =
-    &[include_str!("../migrations/sqlite/0001_first.sql"), include_str!("../migrations/sqlite/0002_index_apart.sql")];
+const SQLITE: &[&str] = &[
+    include_str!("../migrations/sqlite/0001_first.sql"),
+    include_str!("../migrations/sqlite/0002_index_apart.sql"),
+    include_str!("../migrations/sqlite/0003_lease_token.sql"),
+];
 
 /// The schema of the search index's own file, and its version: another version is made anew.
 pub(crate) const SQLITE_INDEX: (&str, i64) = (include_str!("../migrations/sqlite/index.sql"), 1);

@@ -417,7 +417,7 @@ impl Walk {
 
 /// The orders that are being fulfilled: each has a job of its own id.
 fn processing(tenant: Option<TenantId>, cursor: Option<OrderId>, filter: &OrderFilter) -> Walk {
-    let sql = "select id from jobs where id >= $1 and id < $2 and ($3 is null or tenant_id = $3) and kind = 'fulfil'
+    let sql = "select id from jobs where id >= $1 and id < $2 and (tenant_id = $3 or $3 is null) and kind = 'fulfil'
                order by id desc limit 200";
     Walk::new(sql, tenant, cursor, filter)
 }
@@ -475,7 +475,7 @@ pub fn list_all(
     let mut walk = match filter.status {
         Some(OrderStatus::Processing) => processing(None, cursor, filter),
         _ => {
-            let sql = "select id from orders where id >= $1 and id < $2 and ($3 is null or tenant_id = $3)
+            let sql = "select id from orders where id >= $1 and id < $2 and (tenant_id = $3 or $3 is null)
                        order by id desc limit 200";
             Walk::new(sql, None, cursor, filter)
         }

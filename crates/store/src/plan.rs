@@ -2,7 +2,7 @@
 
 use crate::audit::{self, Act};
 use crate::checkout::is_offered;
-use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, collect, refuse, row};
 use domain::id::PlanId;
 use domain::money::{Currency, Money};
 use domain::plan::{Network, Plan};
@@ -112,8 +112,7 @@ pub enum PlanRefusal {
 /// [`PlanRefusal`].
 pub fn set_price(tx: &mut dyn Tx, act: &Act, id: PlanId, price: Money) -> Decision<Listed, PlanRefusal> {
     let Some(listed) = find(tx, id)? else { return refuse(PlanRefusal::NotFound) };
-    change_one(
-        tx,
+    tx.change(
         "update plans set price = $1, currency = $2 where id = $3",
         &[price.minor().into(), price.currency().code().into(), id.as_bytes().into()],
     )?;
@@ -133,8 +132,7 @@ pub fn withdraw(tx: &mut dyn Tx, act: &Act, id: PlanId) -> Decision<Listed, Plan
         return refuse(PlanRefusal::AlreadyDecided);
     }
     let now = tx.now();
-    change_one(
-        tx,
+    tx.change(
         "update plans set withdrawn_at = $1 where id = $2 and withdrawn_at is null",
         &[now.into(), id.as_bytes().into()],
     )?;

@@ -3,7 +3,7 @@
 //! a command may be run again after a serialisation failure.
 
 use crate::index::TailEntry;
-use crate::ledger::Credit;
+use crate::ledger::{Credit, World};
 use domain::id::{OrderId, TenantId};
 use domain::tenant::Mode;
 use domain::time::Timestamp;
@@ -259,6 +259,93 @@ pub struct Remembered {
     pub count: u32,
 }
 
+/// What only one transaction may do at a time, beside the credit of a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Append to the audit log.
+    Audit,
+    /// Number a new tenant.
+    Registration,
+}
+
+/// A value that outlives the call it was made for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Owned {
+    Null,
+    Int(i64),
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&Value<'_>> for Owned {
+    fn from(value: &Value<'_>) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Int(value) => Self::Int(*value),
+            Value::Text(value) => Self::Text((*value).to_owned()),
+            Value::Bytes(value) => Self::Bytes(value.to_vec()),
+        }
+    }
+}
+
+impl<'a> From<&'a Owned> for Value<'a> {
+    fn from(value: &'a Owned) -> Self {
+        match value {
+            Owned::Null => Self::Null,
+            Owned::Int(value) => Self::Int(*value),
+            Owned::Text(value) => Self::Text(value),
+            Owned::Bytes(value) => Self::Bytes(value),
+        }
+    }
+}
+
+/// A query with its values.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Query {
+    pub(crate) sql: &'static str,
+    pub(crate) values: Vec<Owned>,
+}
+
+/// What a command is going to lock, look up and read first. A database across a network is then asked once for all that
+/// a whole group of commands needs. It is a hint: what is missing here is asked when the command comes to it.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    pub(crate) credits: Vec<World>,
+    pub(crate) keys: Vec<KeyHash>,
+    pub(crate) reads: Vec<Query>,
+}
+
+impl Needs {
+    /// The credit of this tenant, which the command locks.
+    #[must_use]
+    pub fn credit(tenant: TenantId, mode: Mode) -> Self {
+        Self { credits: vec![(tenant, mode)], ..Self::default() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.credits.is_empty() && self.keys.is_empty() && self.reads.is_empty()
+    }
+
+    /// Whose command it is.
+    pub(crate) fn tenant(&self) -> Option<TenantId> {
+        self.credits.first().map(|(tenant, _)| *tenant)
+    }
+
+    /// And what this idempotency key stands for.
+    #[must_use]
+    pub fn key(mut self, key: Option<KeyHash>) -> Self {
+        self.keys.extend(key);
+        self
+    }
+
+    /// And the rows of this query.
+    #[must_use]
+    pub fn read(mut self, sql: &'static str, values: &[Value<'_>]) -> Self {
+        self.reads.push(Query { sql, values: values.iter().map(Owned::from).collect() });
+        self
+    }
+}
+
 /// A transaction under way.
 pub trait Tx: Snapshot {
     /// The time of this transaction; never earlier than that of the one before.
@@ -275,6 +362,31 @@ pub trait Tx: Snapshot {
     /// # Errors
     /// [`Fault`].
     fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault>;
+
+    /// Runs a guarded statement that must change exactly one row. A database across a network may run it later, with
+    /// others, before anything else is read or committed; the transaction fails if it then met none or several.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`] when it is known to have changed none or several: a guard that was checked before does not hold.
+    fn change(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Fault>;
+
+    /// Changes the one row that `look` finds, and returns whether there is one; both take the same values.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn change_if_found(&mut self, look: &str, sql: &str, values: &[Value<'_>]) -> Result<bool, Fault>;
+
+    /// Waits until no other transaction holds this lock, and holds it to the end of this one.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn lock(&mut self, lock: Lock) -> Result<(), Fault>;
+
+    /// The clause of a query that locks the rows of `table` it finds, leaving those out that others hold.
+    fn locking_free_rows_of(&self, table: &str) -> String;
+
+    /// Makes the ids from here on larger than `id`, which another node may have made by a clock of its own.
+    fn go_above(&mut self, id: Uuid);
 
     /// Locks a tenant's credit until the end of the transaction and returns it; `None` where there is no such
     /// tenant. Every command that moves a tenant's money does this first.
@@ -339,15 +451,4 @@ pub fn collect<T>(
         Ok(())
     })?;
     Ok(found)
-}
-
-/// Runs a guarded statement that must change exactly one row.
-///
-/// # Errors
-/// [`Fault::Bug`] when it changed none or several: a guard that was checked before does not hold.
-pub fn change_one(tx: &mut dyn Tx, sql: &str, values: &[Value<'_>]) -> Result<(), Fault> {
-    match tx.execute(sql, values)? {
-        1 => Ok(()),
-        changed => Err(Fault::Bug(format!("a guarded change met {changed} rows: {sql}"))),
-    }
 }

@@ -2,7 +2,7 @@
 
 use crate::audit::{self, Act};
 use crate::ledger::{self, Credit, Transaction, lock_existing, write};
-use crate::port::{Decision, Event, Fault, KeyHash, Remembered, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use crate::port::{Decision, Event, Fault, KeyHash, Lock, Remembered, Row, Snapshot, Tx, collect, refuse, row};
 use domain::id::{EntryId, TenantId, UserId};
 use domain::ledger::Movement;
 use domain::money::{Currency, Money};
@@ -62,6 +62,7 @@ const FIRST_NUMBER: i64 = 1_001;
 /// # Errors
 /// [`RegisterRefusal`].
 pub fn register(tx: &mut dyn Tx, registration: &Registration) -> Decision<Tenant, RegisterRefusal> {
+    tx.lock(Lock::Registration)?;
     let email = registration.contact_email.to_lowercase();
     if row(tx, "select 1 from users where email = $1", &[(&email).into()], |_| Ok(()))?.is_some() {
         return refuse(RegisterRefusal::EmailTaken);
@@ -73,7 +74,7 @@ pub fn register(tx: &mut dyn Tx, registration: &Registration) -> Decision<Tenant
     let last = row(tx, "select max(number) from tenants", &[], |row| row.opt_int(0))?.flatten();
     let number = last.map_or(FIRST_NUMBER, |last| last + 1);
     let id = TenantId::new(tx.fresh_id());
-    tx.execute(
+    tx.change(
         "insert into tenants (id, number, name, subdomain, contact_email, status, currency)
          values ($1, $2, $3, $4, $5, $6, $7)",
         &[
@@ -87,12 +88,12 @@ pub fn register(tx: &mut dyn Tx, registration: &Registration) -> Decision<Tenant
         ],
     )?;
     let user = UserId::new(tx.fresh_id());
-    tx.execute(
+    tx.change(
         "insert into users (id, tenant_id, email, password_hash) values ($1, $2, $3, $4)",
         &[user.as_bytes().into(), id.as_bytes().into(), (&email).into(), (&registration.password_hash).into()],
     )?;
     for mode in Mode::ALL {
-        tx.execute(
+        tx.change(
             "insert into balances (tenant_id, mode, balance, credit_limit, entry_count, entry_hash, order_count)
              values ($1, $2, 0, 0, 0, $3, 0)",
             &[id.as_bytes().into(), mode.word().into(), (&[0_u8; 32]).into()],
@@ -127,6 +128,7 @@ pub fn change_profile(
     id: TenantId,
     change: &ProfileChange,
 ) -> Decision<Tenant, domain::tenant::NotAllowed> {
+    lock_existing(tx, id, Mode::Live)?;
     let found = find(tx, id)?;
     let tenant = found.ok_or_else(|| Fault::Bug("the scope's tenant is not there".to_owned()))?;
     if let Err(refusal) = tenant.status.may_change() {
@@ -134,8 +136,7 @@ pub fn change_profile(
     }
     let name = change.name.clone().unwrap_or(tenant.name);
     let contact_email = change.contact_email.clone().unwrap_or(tenant.contact_email);
-    change_one(
-        tx,
+    tx.change(
         "update tenants set name = $1, contact_email = $2 where id = $3",
         &[(&name).into(), (&contact_email).into(), id.as_bytes().into()],
     )?;
@@ -170,8 +171,7 @@ pub fn set_status(
     if tenant.status == status {
         return refuse(TenantRefusal::AlreadyDecided);
     }
-    change_one(
-        tx,
+    tx.change(
         "update tenants set status = $1 where id = $2 and status = $3",
         &[status.word().into(), id.as_bytes().into(), tenant.status.word().into()],
     )?;
@@ -231,8 +231,7 @@ pub fn adjust(
 pub fn set_credit_limit(tx: &mut dyn Tx, act: &Act, id: TenantId, limit: Money) -> Decision<Tenant, TenantRefusal> {
     let Some(tenant) = find(tx, id)? else { return refuse(TenantRefusal::NotFound) };
     let locked = lock_existing(tx, id, Mode::Live)?;
-    change_one(
-        tx,
+    tx.change(
         "update balances set credit_limit = $1 where tenant_id = $2 and mode = $3",
         &[limit.minor().into(), id.as_bytes().into(), Mode::Live.word().into()],
     )?;
@@ -276,10 +275,10 @@ pub fn list(
     limit: u32,
 ) -> Result<Vec<Tenant>, Fault> {
     let below = cursor.map_or_else(uuid::Uuid::max, TenantId::uuid);
-    let pattern = query.map(|query| format!("%{}%", query.to_lowercase().replace(['%', '_'], "")));
+    let pattern = query.map(|query| format!("%{}%", query.to_lowercase().replace(['%', '_', '\\'], "")));
     let sql = format!(
-        "select {TENANT} where id < $1 and ($2 is null or status = $2)
-         and ($3 is null or lower(name || ' ' || subdomain || ' ' || contact_email) like $3)
+        "select {TENANT} where id < $1 and (status = $2 or $2 is null)
+         and (lower(name || ' ' || subdomain || ' ' || contact_email) like $3 or $3 is null)
          order by id desc limit $4"
     );
     let status = status.map(TenantStatus::word);

@@ -2,7 +2,7 @@
 
 use crate::audit::{self, Act};
 use crate::ledger::{lock_existing, write};
-use crate::port::{Decision, Fault, KeyHash, Remembered, Row, Snapshot, Tx, change_one, collect, refuse, row};
+use crate::port::{Decision, Fault, KeyHash, Remembered, Row, Snapshot, Tx, collect, refuse, row};
 use domain::id::{EntryId, TenantId, TopUpId};
 use domain::ledger::{Account, Movement};
 use domain::money::{Currency, Money};
@@ -120,7 +120,7 @@ pub fn begin(tx: &mut dyn Tx, new: &NewTopUp) -> Decision<(TopUp, bool), TopUpRe
         expires_at: tx.now().plus_millis(new.expires_in_ms),
         paid_at: None,
     };
-    tx.execute(
+    tx.change(
         "insert into top_ups (id, tenant_id, mode, amount, currency, payment_method, status, reference, expires_at)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         &[
@@ -169,8 +169,7 @@ pub fn prove(tx: &mut dyn Tx, scope: Scope, id: TopUpId, url: &str) -> Decision<
     let Some(status) = top_up.status_at(tx.now()).after(TopUpEvent::Prove) else {
         return refuse(TopUpRefusal::AlreadyDecided);
     };
-    change_one(
-        tx,
+    tx.change(
         "update top_ups set status = $1, transfer_proof_url = $2 where id = $3 and status = $4",
         &[status.word().into(), url.into(), id.as_bytes().into(), top_up.status.word().into()],
     )?;
@@ -194,8 +193,7 @@ fn pay(tx: &mut dyn Tx, top_up: TopUp, received: Option<Money>) -> Decision<TopU
         PaymentMethod::Stripe => Account::StripeClearing,
     };
     let now = tx.now();
-    change_one(
-        tx,
+    tx.change(
         "update top_ups set status = $1, credited = $2, paid_at = $3 where id = $4 and status = $5",
         &[
             status.word().into(),
@@ -266,8 +264,7 @@ pub fn reject(tx: &mut dyn Tx, act: &Act, id: TopUpId, reason: &str) -> Decision
     let Some(status) = top_up.status_at(tx.now()).after(TopUpEvent::Reject) else {
         return refuse(TopUpRefusal::AlreadyDecided);
     };
-    change_one(
-        tx,
+    tx.change(
         "update top_ups set status = $1, rejection_reason = $2 where id = $3 and status = $4",
         &[status.word().into(), reason.into(), id.as_bytes().into(), top_up.status.word().into()],
     )?;
@@ -378,7 +375,7 @@ pub fn list_all(
 ) -> Result<Vec<TopUp>, Fault> {
     let below = cursor.map_or_else(uuid::Uuid::max, TopUpId::uuid);
     let sql = format!(
-        "select {TOP_UP} where ({STATUS_AT} = $2 or $2 is null) and id < $3 and ($4 is null or reference = $4)
+        "select {TOP_UP} where ({STATUS_AT} = $2 or $2 is null) and id < $3 and (reference = $4 or $4 is null)
          order by id desc limit $5"
     );
     let status = status.map(TopUpStatus::word);

@@ -63,7 +63,7 @@ pub struct CheckedOut<'a> {
 pub async fn post(call: TenantCall) -> Result<Answer, Problem> {
     let limit = wait(&call);
     let checkout = read(&call)?;
-    let placed = call.platform.store.write(move |tx| place_orders(tx, &checkout)).await?;
+    let placed = call.platform.store.write_needing(checkout.needs(), move |tx| place_orders(tx, &checkout)).await?;
     let answer = if limit.is_zero() {
         let refunded = Money::zero(placed.total.currency());
         render(&call, placed.checkout.uuid(), &placed.orders, placed.total, refunded, placed.credit_balance)?

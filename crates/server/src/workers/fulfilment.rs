@@ -3,21 +3,27 @@
 
 use crate::platform::{Platform, Upstreams};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Patience, Step};
+use domain::id::JobId;
 use domain::time::Timestamp;
 use providers::{Answer, Purchase};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use store::fulfilment::{
     Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, give_up, keep_answer,
-    postpone, record_answer, record_cancellations,
+    needs_of_answer, postpone, record_answer, record_cancellations, renew_leases,
 };
 use store::job;
-use store::port::{Decision, Failure, Fault};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use store::port::{Decision, Failure, Fault, Needs};
+use tokio::sync::{Notify, Semaphore};
 
-/// How long a job is held, milliseconds. On the embedded database a start voids all leases, so this
-/// only bounds a step that never ends.
-const LEASE_MS: i64 = 600_000;
-/// How long an upstream may take over one call; well below the lease.
+/// How long a job is held, milliseconds, unless the lease is renewed: so long after the end of a node, another one
+/// takes up what it held. (On the embedded database, the next start does.)
+const LEASE_MS: i64 = 20_000;
+/// Between two rounds in which leases are renewed that are older than this, milliseconds.
+const RENEWAL_MS: i64 = 5_000;
+/// Between two looks for jobs that other nodes wrote, milliseconds.
+const POLL_MS: i64 = 1_000;
+/// How long an upstream may take over one call.
 const UPSTREAM_TIME: std::time::Duration = std::time::Duration::from_secs(90);
 /// Jobs taken up in one command.
 const MOST_AT_ONCE: usize = 64;
@@ -32,11 +38,41 @@ impl Providers for Able {
     }
 }
 
+/// The leases under which jobs are being worked on here: which job, and since when.
+type InHand = Arc<Mutex<HashMap<i64, (JobId, Timestamp)>>>;
+
+fn held_since(in_hand: &InHand, time: Timestamp) -> Vec<(JobId, i64)> {
+    let in_hand = in_hand.lock().unwrap_or_else(PoisonError::into_inner);
+    in_hand.iter().filter(|(_, (_, since))| *since <= time).map(|(lease, (job, _))| (*job, *lease)).collect()
+}
+
+/// Puts the end of leases off while an upstream takes its time.
+async fn renew(platform: Arc<Platform>, in_hand: InHand) {
+    loop {
+        let next = platform.clock.now().plus_millis(RENEWAL_MS);
+        tokio::select! {
+            () = platform.clock.sleep_until(next) => {}
+            () = platform.stopped() => return,
+        }
+        let old = platform.clock.now().plus_millis(-RENEWAL_MS);
+        let held = held_since(&in_hand, old);
+        if held.is_empty() {
+            continue;
+        }
+        let renewed = platform.store.write(move |tx| renew_leases(tx, &held, LEASE_MS)).await;
+        if let Err(failure) = renewed {
+            tracing::warn!(?failure, "leases could not be renewed");
+        }
+    }
+}
+
 /// Runs until the process stops; what is under way is finished first.
 pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
     let most = platform.config.fulfilment.in_flight_per_upstream;
     let places = Arc::new(Semaphore::new(most));
     let able = Able(Arc::new(platform.upstreams.clone()));
+    let in_hand = InHand::default();
+    tokio::spawn(renew(Arc::clone(&platform), Arc::clone(&in_hand)));
     loop {
         let ready = job_ready.notified();
         let first = tokio::select! {
@@ -62,12 +98,22 @@ pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
                     Err(_) => return,
                 },
             };
-            tokio::spawn(work(Arc::clone(&platform), leased, place));
+            let (lease, held) = (leased.lease, (leased.job, platform.clock.now()));
+            in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(lease, held);
+            let (platform, in_hand) = (Arc::clone(&platform), Arc::clone(&in_hand));
+            tokio::spawn(async move {
+                work(platform, leased).await;
+                in_hand.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
+                drop(place);
+            });
         }
         drop(first);
         if full {
             continue;
         }
+        // A job that another node wrote is told by a hint, which may be lost.
+        let look_again = platform.store.is_shared().then(|| platform.clock.now().plus_millis(POLL_MS));
+        let next = [next, look_again].into_iter().flatten().min();
         tokio::select! {
             () = ready => {}
             () = sleep_until(&platform, next) => {}
@@ -89,7 +135,7 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let claimed: Decision<_, std::convert::Infallible> = platform
         .store
-        .write_behind(move |tx| {
+        .write_behind(Needs::default(), move |tx| {
             let leased = claim_jobs(tx, &able, limit, LEASE_MS)?;
             let full = leased.len() == usize::try_from(limit).unwrap_or(usize::MAX);
             let next = if full { None } else { job::next_due(tx)? };
@@ -103,11 +149,11 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
 }
 
 /// Does one job's step and records it.
-async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePermit) {
+async fn work(platform: Arc<Platform>, leased: Leased) {
     let held = Leased { task: Task::Finish, ..leased };
     let leased = Leased { task: leased.task, ..held };
     let done = match &leased.task {
-        Task::Finish => platform.store.write_behind(move |tx| end_job(tx, &leased)).await,
+        Task::Finish => platform.store.write_behind(Needs::default(), move |tx| end_job(tx, &leased)).await,
         Task::Fulfil { placement, step } => {
             let (placement, step) = (placement.clone(), *step);
             fulfil(&platform, leased, placement, step).await
@@ -122,7 +168,7 @@ async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePerm
         Err(Failure::Refused(LeaseLost)) => tracing::info!("a job was decided elsewhere meanwhile"),
         Err(Failure::Fault(Fault::Bug(reason))) => {
             tracing::error!(order = %held.order, reason, "a step cannot be recorded; the operator must look");
-            let given_up = platform.store.write_behind(move |tx| give_up(tx, &held, &reason)).await;
+            let given_up = platform.store.write_behind(Needs::default(), move |tx| give_up(tx, &held, &reason)).await;
             if let Err(failure) = given_up {
                 tracing::error!(?failure, "a job could not be given up");
             }
@@ -130,7 +176,6 @@ async fn work(platform: Arc<Platform>, leased: Leased, place: OwnedSemaphorePerm
         // The lease ends, or the next start voids it; then the upstream is asked again.
         Err(Failure::Fault(fault)) => tracing::error!(%fault, "a step could not be recorded"),
     }
-    drop(place);
 }
 
 fn patience(platform: &Platform, capabilities: Capabilities) -> Patience {
@@ -163,7 +208,10 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
         }
     };
     platform.metrics.upstream_call(&placement.provider, call, outcome);
-    platform.store.write_behind(move |tx| record_answer(tx, &leased, &heard, &raw, patience)).await
+    platform
+        .store
+        .write_behind(needs_of_answer(&leased), move |tx| record_answer(tx, &leased, &heard, &raw, patience))
+        .await
 }
 
 const LATE: &str = "no answer in time";
@@ -177,7 +225,7 @@ async fn in_time<T>(answer: Answer<'_, T>, late: impl FnOnce() -> T) -> provider
 async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Decision<(), LeaseLost> {
     let reason = format!("the provider {provider} is not set up");
     let most = platform.config.fulfilment.max_attempts;
-    platform.store.write_behind(move |tx| postpone(tx, &leased, &reason, most)).await
+    platform.store.write_behind(Needs::default(), move |tx| postpone(tx, &leased, &reason, most)).await
 }
 
 async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> Decision<(), LeaseLost> {
@@ -205,7 +253,7 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
     let most = platform.config.fulfilment.max_attempts;
     platform
         .store
-        .write_behind(move |tx| {
+        .write_behind(Needs::default(), move |tx| {
             record_cancellations(tx, &leased, &answers, most)?;
             for (reference, raw) in said.iter().filter(|(_, raw)| !raw.is_empty()) {
                 keep_answer(tx, reference, "cancel", raw)?;

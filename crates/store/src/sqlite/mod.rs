@@ -4,19 +4,19 @@
 mod credits;
 mod index_file;
 mod keys;
-mod queue;
 mod sync;
 mod tail;
 mod transaction;
 mod writer;
 
 use crate::migrations;
-use crate::port::{Decision, Event, Failure, Fault, Snapshot, Tx};
+use crate::port::{Decision, Event, Fault, Snapshot, Tx};
+use crate::queue::{Queue, Turn};
+use crate::random::Random;
+use crate::waiting::{Length, Listener, Now, OpenError, Submitted, Waiting};
 use domain::id::{EntryId, IdSequence};
 use domain::time::Timestamp;
 use index_file::{attach_index, index_writer};
-use queue::Queue;
-pub(crate) use queue::Turn;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::path::{Path, PathBuf};
@@ -28,10 +28,9 @@ use std::time::{Duration, Instant};
 use sync::{Flush, MOST_WAITING, Syncer, flush_log, unflushed};
 use tail::Tail;
 use tokio::sync::oneshot;
-use transaction::{Memory, Random, Shared, SqliteSnapshot, fault};
+use transaction::{Memory, Shared, SqliteSnapshot, fault};
 use uuid::Uuid;
-use writer::{Finished, PORTION, Submitted, Waiting, Writer};
-pub use writer::{Listener, Now};
+use writer::{Finished, PORTION, Writer};
 
 /// Threads for short reads: logins, single rows.
 const READERS: usize = 2;
@@ -43,17 +42,6 @@ const MOST_LOG_FRAMES: i64 = 24_576;
 const CHECKPOINT_PAUSE: Duration = Duration::from_millis(1_000);
 
 type Read = Box<dyn FnOnce(&Connection, Option<&Shared>) + Send>;
-
-/// How long a read may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Length {
-    /// Some rows.
-    Short,
-    /// A page of a list, or more.
-    Long,
-    /// What the search index takes next; no list holds it up.
-    Index,
-}
 
 /// The open database. Dropping it ends the threads after the work they have.
 pub struct Sqlite {
@@ -75,18 +63,6 @@ impl std::fmt::Debug for Sqlite {
         f.debug_struct("Sqlite").field("path", &self.path).finish_non_exhaustive()
     }
 }
-
-/// A failed start of the database: one line that says what to do.
-#[derive(Debug)]
-pub struct OpenError(pub String);
-
-impl std::fmt::Display for OpenError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for OpenError {}
 
 fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> OpenError {
     OpenError(format!("the database {} cannot be opened: {error}", path.display()))
@@ -385,7 +361,7 @@ struct After {
     broken: Arc<AtomicBool>,
 }
 
-fn write_until_closed(mut writer: Writer, mut waiting: Queue, after: After) {
+fn write_until_closed(mut writer: Writer, mut waiting: Queue<Box<dyn Waiting>>, after: After) {
     let mut next_round = Instant::now() + BALANCES_PAUSE;
     loop {
         let broken = after.broken.load(Ordering::Acquire);
@@ -475,10 +451,6 @@ fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_
             }
         }
     }
-}
-
-pub(crate) fn lost<T, R>() -> Decision<T, R> {
-    Err(Failure::Fault(Fault::Unavailable("the writer has stopped".to_owned())))
 }
 
 /// Unix time from the system's clock.

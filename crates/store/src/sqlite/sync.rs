@@ -1,8 +1,9 @@
 //! Makes what the writer committed durable, and answers only then. It waits for the disk while the writer runs the
 //! next group; one wait makes durable all that was committed before it began.
 
-use super::writer::{Finished, Listener};
+use super::writer::Finished;
 use crate::port::Fault;
+use crate::waiting::Listener;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;

@@ -5,7 +5,8 @@ use super::keys::Keys;
 use super::tail::{Tail, View};
 use crate::index::{self, TailEntry};
 use crate::ledger::{self, Credit, World};
-use crate::port::{Event, Fault, KeyHash, Remembered, Row, Snapshot, Tx, Value};
+use crate::port::{Event, Fault, KeyHash, Lock, Remembered, Row, Snapshot, Tx, Value};
+use crate::random::Random;
 use domain::id::{IdSequence, TenantId};
 use domain::tenant::Mode;
 use domain::time::Timestamp;
@@ -184,20 +185,6 @@ impl Snapshot for SqliteSnapshot<'_> {
     }
 }
 
-/// A small fast generator (SplitMix64) for the random bits of ids and jitter.
-#[derive(Debug, Default)]
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-}
-
 /// What the writer keeps between transactions.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -268,6 +255,30 @@ impl Tx for SqliteTx<'_> {
         let changed = statement.raw_execute().map_err(|error| fault(&error))?;
         self.wrote |= changed > 0;
         Ok(changed)
+    }
+
+    fn change(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), Fault> {
+        match self.execute(sql, values)? {
+            1 => Ok(()),
+            changed => Err(Fault::Bug(format!("a guarded change met {changed} rows: {sql}"))),
+        }
+    }
+
+    fn change_if_found(&mut self, _: &str, sql: &str, values: &[Value<'_>]) -> Result<bool, Fault> {
+        Ok(self.execute(sql, values)? == 1)
+    }
+
+    fn lock(&mut self, _: Lock) -> Result<(), Fault> {
+        // There is one writer.
+        Ok(())
+    }
+
+    fn locking_free_rows_of(&self, _: &str) -> String {
+        String::new()
+    }
+
+    fn go_above(&mut self, _: Uuid) {
+        // All ids are made here.
     }
 
     fn lock_credit(&mut self, tenant: TenantId, mode: Mode) -> Result<Option<Credit>, Fault> {

@@ -6,81 +6,13 @@ use super::tail::Tail;
 use super::transaction::{Memory, SqliteTx, fault};
 use crate::index::TailEntry;
 use crate::ledger;
-use crate::port::{Decision, Event, Failure, Fault, KeyHash, Tx};
-use domain::time::Timestamp;
+use crate::port::{Event, Fault, KeyHash, Tx};
+use crate::waiting::{Now, Verdict, Waiting};
 use rusqlite::Connection;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use uuid::Uuid;
-
-/// What a command came to, before the commit.
-pub(super) enum Verdict {
-    Done,
-    Refused,
-    Failed(Fault),
-}
-
-/// A command waiting for the writer.
-pub(super) trait Waiting: Send {
-    fn run(&mut self, tx: &mut dyn Tx) -> Verdict;
-    /// Hands the decision out; `commit` is what became of the group.
-    fn answer(self: Box<Self>, commit: Result<(), Fault>);
-}
-
-/// A command with the place its decision goes to.
-pub(super) struct Submitted<T, R, C> {
-    command: C,
-    decision: Option<Decision<T, R>>,
-    reply: oneshot::Sender<Decision<T, R>>,
-}
-
-impl<T, R, C> Submitted<T, R, C>
-where
-    C: FnMut(&mut dyn Tx) -> Decision<T, R>,
-{
-    pub(super) fn new(command: C) -> (Self, oneshot::Receiver<Decision<T, R>>) {
-        let (reply, answer) = oneshot::channel();
-        (Self { command, decision: None, reply }, answer)
-    }
-}
-
-impl<T, R, C> Waiting for Submitted<T, R, C>
-where
-    T: Send,
-    R: Send,
-    C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send,
-{
-    fn run(&mut self, tx: &mut dyn Tx) -> Verdict {
-        let decision = catch_unwind(AssertUnwindSafe(|| (self.command)(tx)))
-            .unwrap_or_else(|_| Err(Failure::Fault(Fault::Bug("a command panicked".to_owned()))));
-        let verdict = match &decision {
-            Ok(_) => Verdict::Done,
-            Err(Failure::Refused(_)) => Verdict::Refused,
-            Err(Failure::Fault(fault)) => Verdict::Failed(fault.clone()),
-        };
-        self.decision = Some(decision);
-        verdict
-    }
-
-    fn answer(self: Box<Self>, commit: Result<(), Fault>) {
-        let decision = match (commit, self.decision) {
-            (Ok(()), Some(decision)) => decision,
-            (Ok(()), None) => Err(Failure::Fault(Fault::Bug("a command was not run".to_owned()))),
-            // A refusal, too, was decided on what the lost group had changed.
-            (Err(fault), _) => Err(Failure::Fault(fault)),
-        };
-        let _ = self.reply.send(decision);
-    }
-}
-
-/// Tells the rest of the process what became durable.
-pub type Listener = Arc<dyn Fn(&[Event]) + Send + Sync>;
-
-/// The clock of the writer, injected.
-pub type Now = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How the changes of a command that is refused are undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,9 +262,12 @@ fn set_keys_watermark(tx: &mut SqliteTx<'_>, watermark: Uuid) -> Result<(), Faul
 #[cfg(test)]
 mod tests {
     use super::super::sync::{Flush, Syncer};
-    use super::super::transaction::Random;
     use super::*;
+    use crate::port::{Decision, Failure};
     use crate::port::{refuse, row};
+    use crate::random::Random;
+    use crate::waiting::Submitted;
+    use domain::time::Timestamp;
 
     fn writer() -> Writer {
         let connection = Connection::open_in_memory().unwrap();

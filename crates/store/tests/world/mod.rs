@@ -11,16 +11,19 @@ use domain::tenant::{Actor, Mode, Permissions, Scope, TenantStatus};
 use domain::time::Timestamp;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
-use store::Store;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use store::audit::Act;
 use store::checkout::{Checkout, Placed, SANDBOX, place_orders};
 use store::fulfilment::Providers;
 use store::order::{Order, Traveller};
 use store::port::{Decision, Fault, Snapshot, Tx};
-use store::sqlite::{Now, OpenError, Sqlite};
+use store::postgres::{Postgres, Settings};
+use store::sqlite::Sqlite;
 use store::tenant::{Registration, register};
+use store::{Now, OpenError, Store};
+use testing::FreshDatabase;
 use uuid::Uuid;
 
 /// When every test begins.
@@ -36,7 +39,11 @@ pub const fn usd(minor: i64) -> Money {
 }
 
 /// A folder of its own, removed with its contents.
-pub struct Folder(PathBuf);
+pub struct Folder {
+    path: PathBuf,
+    /// A database on PostgreSQL, made when it is first opened.
+    database: OnceLock<FreshDatabase>,
+}
 
 impl Folder {
     /// A fresh one.
@@ -45,18 +52,18 @@ impl Folder {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("store-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
-        Self(path)
+        Self { path, database: OnceLock::new() }
     }
 
     /// Where the database lies.
     pub fn file(&self) -> PathBuf {
-        self.0.join("esimd.db")
+        self.path.join("esimd.db")
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
+        drop(std::fs::remove_dir_all(&self.path));
     }
 }
 
@@ -93,6 +100,20 @@ pub type Open = fn(&Folder, u64, Now) -> Result<Store, OpenError>;
 /// The embedded database.
 pub fn sqlite(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
     Sqlite::open(&folder.file(), seed, now).map(Store::new)
+}
+
+/// The database many nodes share.
+pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
+    let settings = Settings {
+        url: folder.database.get_or_init(FreshDatabase::new).url(),
+        connections: 4,
+        statement_timeout: Duration::from_secs(30),
+        lock_timeout: Duration::from_secs(30),
+        connect_timeout: Duration::from_secs(10),
+    };
+    let postgres = Postgres::open(&settings, seed, now)?;
+    postgres.started();
+    Ok(Store::new(postgres))
 }
 
 /// A seeded generator (SplitMix64).

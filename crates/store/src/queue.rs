@@ -1,7 +1,6 @@
 //! Who is in the writer's next group: whoever waits for an answer comes first; the work behind the scenes
 //! gets a share of every group, and all of it when nobody else waits.
 
-use super::writer::Waiting;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
@@ -23,20 +22,20 @@ const LEAST_SHARE: usize = 4;
 const CALLERS_PER_SHARE: usize = 2;
 
 /// The commands that wait.
-pub(super) struct Queue {
-    arriving: Receiver<(Turn, Box<dyn Waiting>)>,
-    callers: VecDeque<Box<dyn Waiting>>,
-    behind: VecDeque<Box<dyn Waiting>>,
+pub(crate) struct Queue<C> {
+    arriving: Receiver<(Turn, C)>,
+    callers: VecDeque<C>,
+    behind: VecDeque<C>,
 }
 
-impl Queue {
-    pub(super) fn new(arriving: Receiver<(Turn, Box<dyn Waiting>)>) -> Self {
+impl<C> Queue<C> {
+    pub(crate) fn new(arriving: Receiver<(Turn, C)>) -> Self {
         Self { arriving, callers: VecDeque::new(), behind: VecDeque::new() }
     }
 
     /// The next group, waiting until `deadline` at most for its first command; empty when none came, `None` when
     /// everything is done and nobody can ask any more.
-    pub(super) fn next_group(&mut self, deadline: Option<Instant>) -> Option<Vec<Box<dyn Waiting>>> {
+    pub(crate) fn next_group(&mut self, deadline: Option<Instant>) -> Option<Vec<C>> {
         if self.callers.is_empty() && self.behind.is_empty() {
             let first = match deadline {
                 None => self.arriving.recv().ok()?,
@@ -59,7 +58,7 @@ impl Queue {
         Some(self.callers.drain(..callers).chain(self.behind.drain(..behind)).collect())
     }
 
-    fn line_up(&mut self, (turn, command): (Turn, Box<dyn Waiting>)) {
+    fn line_up(&mut self, (turn, command): (Turn, C)) {
         match turn {
             Turn::Caller => self.callers.push_back(command),
             Turn::Behind => self.behind.push_back(command),
@@ -69,23 +68,18 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use super::super::writer::Submitted;
     use super::*;
     use std::sync::mpsc::channel;
-
-    fn command() -> Box<dyn Waiting> {
-        Box::new(Submitted::new(|_: &mut dyn crate::port::Tx| crate::port::Decision::<(), ()>::Ok(())).0)
-    }
 
     #[test]
     fn callers_come_first_and_nothing_starves() {
         let (submit, arriving) = channel();
         let mut queue = Queue::new(arriving);
         for _ in 0..400 {
-            submit.send((Turn::Behind, command())).unwrap();
+            submit.send((Turn::Behind, ())).unwrap();
         }
         for _ in 0..300 {
-            submit.send((Turn::Caller, command())).unwrap();
+            submit.send((Turn::Caller, ())).unwrap();
         }
         drop(submit);
         let mut groups = Vec::new();
