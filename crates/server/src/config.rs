@@ -75,6 +75,8 @@ pub struct Config {
     pub operator: Operator,
     /// Workers.
     pub fulfilment: Fulfilment,
+    /// How PostgreSQL is used.
+    pub postgres: Postgres,
     /// Stored answers.
     pub idempotency: Idempotency,
     /// From ESIMD_MASTER_KEY only; always there in production.
@@ -280,6 +282,20 @@ impl Operator {
     pub fn credentials(&self) -> Option<(&str, &Secret)> {
         (!self.email.is_empty()).then_some((self.email.as_str(), &self.password))
     }
+}
+
+/// How PostgreSQL is used.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    /// Connections of this process.
+    pub connections: usize,
+    /// Milliseconds that a host may take to accept a connection.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds that one statement may take.
+    pub statement_timeout_ms: u64,
+    /// Milliseconds that one statement may wait for a lock.
+    pub lock_timeout_ms: u64,
 }
 
 /// Workers.

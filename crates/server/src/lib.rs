@@ -7,6 +7,7 @@ pub mod call;
 pub mod clock;
 pub mod config;
 pub mod data_dir;
+pub mod database;
 pub mod entrance;
 pub mod fields;
 pub mod first_start;
@@ -29,7 +30,7 @@ pub mod waiters;
 pub mod workers;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Database};
+use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::entrance::Entrance;
 use crate::first_start::Made;
@@ -42,12 +43,9 @@ use crate::waiters::Waiters;
 use crate::workers::indexer::Tail;
 use domain::money::{Currency, Money};
 use providers::Upstream;
-use providers::sandbox::{Sandbox, SandboxOptions};
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
-use store::Store;
 use store::port::Event;
-use store::sqlite::Sqlite;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -130,9 +128,6 @@ impl App {
     /// # Errors
     /// [`StartError`].
     pub async fn start_with(config: Config, runtime: Runtime, more: &'static [Route]) -> Result<Self, StartError> {
-        if !matches!(config.database, Database::Sqlite) {
-            return Err(StartError("this version runs on the embedded database only: leave --database out".to_owned()));
-        }
         let currency: Currency = config.billing.currency.parse().map_err(|_| {
             StartError(format!("billing.currency: {} is no ISO 4217 currency", config.billing.currency))
         })?;
@@ -145,13 +140,7 @@ impl App {
         let data_dir = DataDir::lock(&config.data_dir).map_err(StartError)?;
         let master = data_dir.master_key(&config).map_err(StartError)?;
         let clock = Arc::clone(&runtime.clock);
-        let now = Arc::clone(&clock);
-        let sqlite = Sqlite::open(&data_dir.database(), runtime.seed, Arc::new(move || now.now()))
-            .map_err(|error| StartError(error.to_string()))?;
-        let store = Store::new(sqlite);
-        let delay_ms = i64::try_from(config.sandbox.delay_ms).unwrap_or(i64::MAX);
-        let sandbox = Sandbox::open(data_dir.sandbox(), SandboxOptions { seed: config.sandbox.seed, delay_ms })
-            .map_err(|error| StartError(error.to_string()))?;
+        let (store, sandbox) = database::open(&config, &data_dir, &runtime).await?;
         let keyring = Keyring::load(&store, &master).await.map_err(|error| StartError(error.0))?;
         let keyring = Arc::new(RwLock::new(keyring));
         // Before the first start makes accounts: their passwords are shown once, by a start that succeeds.
@@ -163,10 +152,11 @@ impl App {
         let hasher = Hasher::new(config.auth.hashing_threads).map_err(|problem| StartError(problem.message.clone()))?;
         let made =
             first_start::prepare(&config, &store, &hasher, currency).await.map_err(|error| StartError(error.0))?;
-        store
-            .write(|tx| store::job::void_leases(tx))
-            .await
-            .map_err(|failure| StartError(format!("the jobs cannot be taken up: {failure:?}")))?;
+        if !store.is_shared() {
+            let voided = store.write(|tx| store::job::void_leases(tx)).await;
+            voided.map_err(|failure| StartError(format!("the jobs cannot be taken up: {failure:?}")))?;
+        }
+        store.started();
 
         let (stop, stopping) = watch::channel(false);
         let upstreams: Upstreams =

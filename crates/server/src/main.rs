@@ -2,20 +2,17 @@
 
 use clap::{Args, Parser, Subcommand};
 use server::backup::{self, Backup};
-use server::config::{Config, LogFormat, Overrides, process_environment};
-use server::data_dir::{DataDir, database_in};
+use server::config::{Config, Database, LogFormat, MasterKey, Overrides, process_environment};
+use server::data_dir::DataDir;
 use server::first_start::random_password;
 use server::keyring::Keyring;
 use server::operator::ledger::check;
 use server::password::Hasher;
-use server::{App, Runtime};
+use server::{App, Runtime, database};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use store::Store;
 use store::ledger::Finding;
-use store::sqlite::{Sqlite, system_now};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -109,6 +106,9 @@ fn main() -> ExitCode {
                 create_operator(&config, email).await
             }
             Command::Keys(KeysCommand::Rotate) => rotate_keys(&config).await,
+            Command::Backup(_) | Command::Restore(_) if config.database != Database::Sqlite => {
+                Err("a PostgreSQL is backed up by its own tools; docs/operations.md says how".to_owned())
+            }
             Command::Backup(BackupPlace { folder }) => {
                 let made = backup::make(&config.data_dir, &folder).await;
                 made.map(|made| tell("backed up to", &folder, &made))
@@ -155,19 +155,9 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(data_dir: &DataDir) -> Result<Store, String> {
-    let seed = Runtime::system().seed;
-    let sqlite = Sqlite::open(&data_dir.database(), seed, Arc::new(system_now)).map_err(|error| error.to_string())?;
-    Ok(Store::new(sqlite))
-}
-
 /// Reads beside a running process: the check takes no lock.
 async fn check_ledger(config: &Config) -> Result<ExitCode, String> {
-    let path = database_in(&config.data_dir);
-    if !path.exists() {
-        return Err(format!("there is no database at {}", path.display()));
-    }
-    let store = Store::new(Sqlite::open_to_read(&path).map_err(|error| error.to_string())?);
+    let store = database::open_to_read(config, &Runtime::system()).await.map_err(|error| error.0)?;
     let (entries, finding) = check(&store).await.map_err(|fault| fault.to_string())?;
     match finding {
         None => {
@@ -196,8 +186,7 @@ fn tell(done: &str, folder: &Path, backup: &Backup) -> ExitCode {
 }
 
 async fn create_operator(config: &Config, email: String) -> Result<ExitCode, String> {
-    let data_dir = DataDir::lock(&config.data_dir)?;
-    let store = open(&data_dir)?;
+    let (store, _data_dir) = database::open_for_command(config, &Runtime::system()).await.map_err(|error| error.0)?;
     let password = random_password().map_err(|error| error.0)?;
     let hasher = Hasher::new(1).map_err(|problem| problem.message.clone())?;
     let hash = hasher.hash(password.clone()).await.map_err(|problem| problem.message.clone())?;
@@ -212,10 +201,20 @@ async fn create_operator(config: &Config, email: String) -> Result<ExitCode, Str
     }
 }
 
+/// The master key of nodes that share a database: set for all of them, or in development in the data folder of the one.
+fn master_key_of(config: &Config) -> Result<MasterKey, String> {
+    match &config.master_key {
+        Some(key) => Ok(key.clone()),
+        None => DataDir::lock(&config.data_dir)?.master_key(config),
+    }
+}
+
 async fn rotate_keys(config: &Config) -> Result<ExitCode, String> {
-    let data_dir = DataDir::lock(&config.data_dir)?;
-    let master = data_dir.master_key(config)?;
-    let store = open(&data_dir)?;
+    let (store, data_dir) = database::open_for_command(config, &Runtime::system()).await.map_err(|error| error.0)?;
+    let master = match data_dir {
+        Some(data_dir) => data_dir.master_key(config)?,
+        None => master_key_of(config)?,
+    };
     let keyring = Keyring::rotate(&store, &master).await.map_err(|error| error.0)?;
     let version = |keys: &server::keyring::Keys| keys.newest().map_or(0, |key| key.version);
     say(&format!(

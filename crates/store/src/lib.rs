@@ -79,6 +79,13 @@ impl Store {
         matches!(*self.database, Database::Postgres(_))
     }
 
+    /// Lets other processes start on this database: what a first start makes is there.
+    pub fn started(&self) {
+        if let Database::Postgres(postgres) = &*self.database {
+            postgres.started();
+        }
+    }
+
     /// Adds somebody who is told what became durable, before its caller is answered, and what other processes told of
     /// theirs: be quick there.
     pub fn listen(&self, listener: Listener) {

@@ -239,7 +239,9 @@ fn roll_back(connection: &Connection) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::book::Book;
     use super::super::{DELIVERS, Sandbox, SandboxError, SandboxOptions};
+    use super::Executor;
     use crate::{Purchase, Upstream};
     use domain::fulfilment::{LookUp, NotYet, Outcome};
     use domain::time::Timestamp;
@@ -250,10 +252,15 @@ mod tests {
         Purchase { reference, upstream_plan_id: DELIVERS.to_owned(), quantity: 1 }
     }
 
+    fn executor(sandbox: &Sandbox) -> &Executor {
+        match &sandbox.shared.book {
+            Book::Sqlite(executor) => executor,
+            Book::Postgres(_) => panic!("these worlds are files"),
+        }
+    }
+
     async fn limit_pages(sandbox: &Sandbox, pages: u32) {
-        let limited = sandbox
-            .shared
-            .executor
+        let limited = executor(sandbox)
             .read(move |world| Ok(world.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?));
         assert_eq!(limited.await, Ok(()));
     }
@@ -287,14 +294,12 @@ mod tests {
     #[tokio::test]
     async fn an_error_undoes_its_group_and_only_its_group() {
         let sandbox = Sandbox::in_memory(SandboxOptions { seed: 1, delay_ms: 0 }).unwrap();
-        let broken = sandbox.shared.executor.write(|world| {
+        let broken = executor(&sandbox).write(|world| {
             world.execute("insert into turned_away values ('lost', 1)", [])?;
             Ok(world.execute("insert into turned_away values (null, 1)", [])?)
         });
         assert!(matches!(broken.await, Err(SandboxError::Storage(_))));
-        let left = sandbox
-            .shared
-            .executor
+        let left = executor(&sandbox)
             .read(|world| Ok(world.query_row("select count(*) from turned_away", [], |row| row.get::<_, i64>(0))?));
         assert_eq!(left.await, Ok(0));
         let sold = sandbox.place(NOW, purchase("order-1".to_owned())).await.meaning;
@@ -304,7 +309,7 @@ mod tests {
     #[tokio::test]
     async fn a_commit_that_fails_is_uncertain_and_the_next_one_works() {
         let sandbox = Sandbox::in_memory(SandboxOptions { seed: 1, delay_ms: 0 }).unwrap();
-        let deferred = sandbox.shared.executor.write(|world| {
+        let deferred = executor(&sandbox).write(|world| {
             Ok(world.execute_batch(
                 "pragma defer_foreign_keys = on;
                  create table parent (id integer primary key);

@@ -1,11 +1,13 @@
 //! The sandbox: an upstream inside the process that sells nothing real. It is a world of its own,
 //! with its own file, so that what the platform believes can be compared with what was really sold.
 
+mod book;
 mod catalogue;
 mod countries;
 mod error;
 mod group;
 mod operator;
+mod postgres;
 mod profile_state;
 mod profiles;
 mod special;
@@ -18,7 +20,9 @@ pub use operator::Sale;
 pub use profile_state::ProfileState;
 pub use special::{ANSWER_LOST, BUSY, DELIVERS, KEEPS, LATE_SALE, PARTIAL, REFUSES, SLOW, UNKNOWN};
 
+use book::Book;
 use group::Executor;
+use postgres::PostgresBook;
 use profiles::Profiles;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +46,7 @@ pub struct Sandbox {
 
 #[derive(Debug)]
 struct Shared {
-    executor: Executor,
+    book: Book,
     profiles: Profiles,
     delay_ms: i64,
 }
@@ -55,7 +59,21 @@ impl Sandbox {
     /// [`SandboxError::Storage`] when the file cannot be made or read.
     pub fn open(path: impl AsRef<Path>, options: SandboxOptions) -> Result<Self, SandboxError> {
         let (connection, seed) = world::open(path.as_ref(), options.seed)?;
-        Ok(Self::new(Executor::on_thread(connection)?, seed, options))
+        Ok(Self::new(Book::Sqlite(Executor::on_thread(connection)?), seed, options))
+    }
+
+    /// Opens the world in PostgreSQL, in the schema `sandbox`, making it if there is none; while several processes
+    /// start, one at a time may do so. All of them see one world.
+    ///
+    /// # Errors
+    /// [`SandboxError::Storage`] when the database cannot be used.
+    pub async fn on_postgres(
+        config: tokio_postgres::Config,
+        tls: tokio_postgres_rustls::MakeRustlsConnect,
+        options: SandboxOptions,
+    ) -> Result<Self, SandboxError> {
+        let (book, seed) = PostgresBook::open(config, tls, options.seed).await?;
+        Ok(Self::new(Book::Postgres(book), seed, options))
     }
 
     /// A world in memory, without a thread: every call is done when its future is first polled.
@@ -64,17 +82,17 @@ impl Sandbox {
     /// [`SandboxError::Storage`] when there is no memory for it.
     pub fn in_memory(options: SandboxOptions) -> Result<Self, SandboxError> {
         let (connection, seed) = world::open_in_memory(options.seed)?;
-        Ok(Self::new(Executor::Caller(connection.into()), seed, options))
+        Ok(Self::new(Book::Sqlite(Executor::Caller(connection.into())), seed, options))
     }
 
-    fn new(executor: Executor, seed: u64, options: SandboxOptions) -> Self {
-        let shared = Shared { executor, profiles: Profiles::new(seed), delay_ms: options.delay_ms.max(0) };
+    fn new(book: Book, seed: u64, options: SandboxOptions) -> Self {
+        let shared = Shared { book, profiles: Profiles::new(seed), delay_ms: options.delay_ms.max(0) };
         Self { shared: Arc::new(shared) }
     }
 
     /// Does what is queued, closes the file and ends the thread, whatever handles there are. What is
     /// asked later is refused. Does nothing to a world in memory.
     pub async fn close(&self) {
-        self.shared.executor.close().await;
+        self.shared.book.close().await;
     }
 }

@@ -4,7 +4,7 @@
 use super::Sandbox;
 use super::error::SandboxError;
 use super::profile_state::ProfileState;
-use super::world::{self, Change};
+use super::world::Change;
 use domain::time::Timestamp;
 
 /// One sale, as the sandbox remembers it.
@@ -33,7 +33,7 @@ impl Sandbox {
     /// be read.
     pub async fn sales(&self, reference_prefix: &str, now: Timestamp, limit: u32) -> Result<Vec<Sale>, SandboxError> {
         let prefix = reference_prefix.to_owned();
-        let rows = self.shared.executor.read(move |world| world::list(world, &prefix, now, limit)).await?;
+        let rows = self.shared.book.list(prefix, now, limit).await?;
         let profiles = self.shared.profiles;
         let sales = rows.into_iter().map(|(sale, cancelled_at)| Sale {
             iccids: sale.numbers().map(|number| profiles.iccid(number)).collect(),
@@ -52,7 +52,7 @@ impl Sandbox {
     /// [`SandboxError::NotFound`] when it was never sold; else the storage's errors.
     pub async fn profile(&self, iccid: &str) -> Result<ProfileState, SandboxError> {
         let number = self.shared.profiles.number(iccid).ok_or(SandboxError::NotFound)?;
-        let state = self.shared.executor.read(move |world| world::state(world, number)).await?;
+        let state = self.shared.book.state(number).await?;
         state.ok_or(SandboxError::NotFound)
     }
 
@@ -62,7 +62,7 @@ impl Sandbox {
     /// The storage's errors.
     pub async fn reference_of(&self, iccid: &str) -> Result<Option<String>, SandboxError> {
         let Some(number) = self.shared.profiles.number(iccid) else { return Ok(None) };
-        let sale = self.shared.executor.read(move |world| world::sale_of(world, number)).await?;
+        let sale = self.shared.book.sale_of(number).await?;
         Ok(sale.map(|sale| sale.reference))
     }
 
@@ -95,7 +95,7 @@ impl Sandbox {
 
     async fn move_on(&self, iccid: &str, to: ProfileState, now: Timestamp) -> Result<ProfileState, SandboxError> {
         let number = self.shared.profiles.number(iccid).ok_or(SandboxError::NotFound)?;
-        let change = self.shared.executor.write(move |world| world::change(world, number, to, now)).await?;
+        let change = self.shared.book.change(number, to, now).await?;
         match change {
             Change::Done => Ok(to),
             Change::Impossible { from } => Err(SandboxError::Impossible { from, to }),

@@ -2,10 +2,11 @@
 //! fail behind the name of a plan.
 
 use super::Sandbox;
+use super::book::Placed;
 use super::error::SandboxError;
 use super::profile_state::ProfileState;
 use super::special::{Behaviour, UNKNOWN};
-use super::world::{self, Change, StoredSale};
+use super::world::{Change, StoredSale};
 use crate::{Answer, Heard, Purchase, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::time::Timestamp;
@@ -45,13 +46,6 @@ impl Upstream for Sandbox {
     }
 }
 
-/// What the book says about a purchase.
-enum Placed {
-    Sold { first_profile: i64 },
-    Duplicate,
-    Busy,
-}
-
 impl Sandbox {
     async fn sell(&self, now: Timestamp, purchase: Purchase) -> Heard<Outcome> {
         if !(1..=QUANTITY_PER_CALL).contains(&purchase.quantity) {
@@ -66,20 +60,8 @@ impl Sandbox {
             Some(behaviour) => behaviour,
         };
         let sale = self.sale_to_be(now, behaviour, purchase);
-        let wanted = sale.clone();
-        let placed = self.shared.executor.write(move |world| {
-            if behaviour == Behaviour::Busy
-                && world::find(world, &wanted.reference)?.is_none()
-                && world::turn_away(world, &wanted.reference, BUSY_TIMES)?
-            {
-                return Ok(Placed::Busy);
-            }
-            Ok(match world::record(world, &wanted)? {
-                Some(first_profile) => Placed::Sold { first_profile },
-                None => Placed::Duplicate,
-            })
-        });
-        match placed.await {
+        let turn_away = (behaviour == Behaviour::Busy).then_some(BUSY_TIMES);
+        match self.shared.book.place(sale.clone(), turn_away).await {
             Ok(Placed::Sold { .. }) if matches!(behaviour, Behaviour::AnswerLost | Behaviour::LateSale) => {
                 connection_lost()
             }
@@ -127,7 +109,7 @@ impl Sandbox {
         if purchase.upstream_plan_id == UNKNOWN {
             return cannot_tell("can neither confirm nor deny");
         }
-        let found = self.shared.executor.read(move |world| world::find(world, &purchase.reference)).await;
+        let found = self.shared.book.find(purchase.reference).await;
         let sale = match found {
             Ok(sale) => sale.filter(|sale| sale.is_sold(now)),
             Err(error) => {
@@ -156,7 +138,7 @@ impl Sandbox {
         let Some(number) = self.shared.profiles.number(&iccid) else {
             return not_taken_back("the reference has no eSIM with this ICCID");
         };
-        let change = self.shared.executor.write(move |world| world::cancel(world, &reference, number, now)).await;
+        let change = self.shared.book.cancel(reference, number, now).await;
         match change {
             Ok(Change::Done) => {
                 let raw = json!({"status": "cancelled", "iccid": iccid}).to_string();

@@ -42,6 +42,19 @@ async fn api_key(caller: &Caller, mode: &str, scopes: &[&str]) -> (String, Calle
     (text(&key["id"]).to_owned(), caller.with_token(secret))
 }
 
+/// Whether a text, or its bytes, are in any row of any table.
+fn lies_in_tables(database: &testing::FreshDatabase, text: &str) -> bool {
+    let bytes: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let tables = "select table_schema || '.' || table_name from information_schema.tables
+         where table_schema in ('public', 'sandbox')";
+    let tables: Vec<String> = database.rows(tables).into_iter().filter_map(|mut row| row.remove(0)).collect();
+    assert!(tables.len() > 20);
+    tables.iter().any(|table| {
+        let rows = database.rows(&format!("select found::text from {table} found"));
+        rows.into_iter().flatten().flatten().any(|row| row.contains(text) || row.contains(&bytes))
+    })
+}
+
 /// Whether a file under the folder holds the text as it is.
 fn lies_in(folder: &Path, secret: &str) -> bool {
     std::fs::read_dir(folder).unwrap().any(|entry| {
@@ -400,14 +413,18 @@ async fn logout_ends_this_session_and_no_other_for_good() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_do_not_lie_in_the_data_folder() {
+async fn secrets_lie_neither_in_the_data_folder_nor_in_the_database() {
     let stage = Stage::start().await;
     let partner = stage.partner().await;
     let (_, key) = api_key(&partner, "live", &["read"]).await;
     key.get(BALANCE).await.ok(200);
-    assert!(lies_in(stage.dir.path(), &partner.subdomain), "the search finds what is there");
+    let lies = |text: &str| {
+        lies_in(stage.dir.path(), text)
+            || stage.database.as_ref().is_some_and(|database| lies_in_tables(database, text))
+    };
+    assert!(lies(&partner.subdomain), "the search finds what is there");
     for secret in [token_of(&key), token_of(&partner), password()] {
-        assert!(!lies_in(stage.dir.path(), &secret), "a secret lies open in the data folder");
+        assert!(!lies(&secret), "a secret lies open");
     }
 }
 

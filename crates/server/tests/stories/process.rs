@@ -27,8 +27,7 @@ async fn a_start_on_an_address_in_use_makes_no_accounts_whose_passwords_nobody_h
     let mut stage = Stage::prepared(&[]);
     let refusal = stage.refuses_to_start_on(&address).await;
     assert!(refusal.contains(&address), "{refusal}");
-    let database = stage.data_dir().join("esimd.db");
-    let store = store::Store::new(store::sqlite::Sqlite::open_to_read(&database).unwrap());
+    let store = stage.stored().await;
     assert!(!store.read(|snapshot| store::access::any_operator(snapshot)).await.unwrap());
     assert!(!store.read(|snapshot| store::tenant::any(snapshot)).await.unwrap());
     drop((store, taken));

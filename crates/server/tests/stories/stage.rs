@@ -10,6 +10,10 @@ use server::config::{Config, Overrides};
 use server::{App, Runtime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use testing::FreshDatabase;
+
+/// Whether these stories are told on PostgreSQL: a link makes two test programs of the same files.
+pub const ON_POSTGRES: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"stories_on_postgres");
 
 pub const OPERATOR_EMAIL: &str = "operator@example.com";
 
@@ -26,6 +30,7 @@ pub struct Stage {
     pub url: String,
     pub clock: TestClock,
     pub dir: tempfile::TempDir,
+    pub database: Option<FreshDatabase>,
     client: reqwest::Client,
     app: Option<App>,
     settings: Vec<(String, String)>,
@@ -224,6 +229,7 @@ impl Stage {
             url: String::new(),
             clock,
             dir,
+            database: ON_POSTGRES.then(FreshDatabase::new),
             client: reqwest::Client::builder().no_proxy().build().expect("a client"),
             app: None,
             settings,
@@ -244,12 +250,19 @@ impl Stage {
         self.try_up().await.map(|_| ()).expect_err("an address in use").to_string()
     }
 
-    /// The folder of its data.
-    pub fn data_dir(&self) -> std::path::PathBuf {
-        self.dir.path().join("data")
+    /// The database as it was left, as the command line reads it.
+    pub async fn stored(&self) -> store::Store {
+        let runtime = Runtime { clock: Arc::new(self.clock.clone()), seed: 1 };
+        server::database::open_to_read(&self.config(), &runtime).await.expect("a database")
     }
 
     async fn try_up(&mut self) -> Result<App, server::StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let seed = 7 + SEEDS.fetch_add(1, Ordering::Relaxed);
+        App::start(self.config(), Runtime { clock, seed }).await
+    }
+
+    fn config(&self) -> Config {
         // A restarted server has its address again: links that were given out must work.
         let address = self.url.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
         let mut settings = vec![
@@ -257,17 +270,17 @@ impl Stage {
             ("ESIMD_DATA_DIR".to_owned(), self.dir.path().join("data").display().to_string()),
             ("ESIMD_SANDBOX_DELAY_MS".to_owned(), "0".to_owned()),
             ("ESIMD_RATE_LIMIT".to_owned(), "off".to_owned()),
+            ("ESIMD_POSTGRES_CONNECTIONS".to_owned(), "4".to_owned()),
             ("ESIMD_OPERATOR_EMAIL".to_owned(), OPERATOR_EMAIL.to_owned()),
             ("ESIMD_OPERATOR_PASSWORD".to_owned(), password()),
         ];
+        let on_postgres = |database: &FreshDatabase| ("ESIMD_DATABASE".to_owned(), database.url());
+        settings.extend(self.database.as_ref().map(on_postgres));
         for (name, value) in &self.settings {
             settings.retain(|(known, _)| known != name);
             settings.push((name.clone(), value.clone()));
         }
-        let config = Config::load(&Overrides::default(), settings.into_iter()).expect("a valid configuration");
-        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
-        let seed = 7 + SEEDS.fetch_add(1, Ordering::Relaxed);
-        App::start(config, Runtime { clock, seed }).await
+        Config::load(&Overrides::default(), settings.into_iter()).expect("a valid configuration")
     }
 
     /// Stops the server as SIGTERM does, and starts it again over the same folder.

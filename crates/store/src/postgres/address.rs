@@ -38,6 +38,16 @@ impl std::fmt::Debug for Settings {
     }
 }
 
+impl Settings {
+    /// What another part of the process connects to the same database with.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the URL is malformed, or a certificate cannot be read.
+    pub fn connection(&self) -> Result<(Config, MakeRustlsConnect), OpenError> {
+        Address::new(self).map(|address| (address.config, address.tls))
+    }
+}
+
 /// What a connection is made with.
 #[derive(Clone)]
 pub(super) struct Address {

@@ -17,7 +17,8 @@ use tokio_postgres::{AsyncMessage, Client, Row, Statement};
 
 /// A connection with the statements it has prepared.
 pub(super) struct Link {
-    runtime: Runtime,
+    /// There until the end, when it may have to go where another one runs.
+    runtime: Option<Runtime>,
     client: Client,
     statements: HashMap<String, Statement>,
     /// What is sent before the next statement.
@@ -75,7 +76,14 @@ impl Link {
             }
         });
         let answer_timeout = address.answer_timeout;
-        Ok(Self { runtime, client, statements: HashMap::new(), before: None, answer_timeout, lost: false })
+        Ok(Self {
+            runtime: Some(runtime),
+            client,
+            statements: HashMap::new(),
+            before: None,
+            answer_timeout,
+            lost: false,
+        })
     }
 
     /// Connects and listens: the payloads of this channel come out of the receiver until the connection is lost.
@@ -92,12 +100,12 @@ impl Link {
     /// Whether the server has not ended it, as far as is known here.
     pub(super) fn is_open(&mut self) -> bool {
         // What came in meanwhile is looked at when the runtime turns.
-        self.runtime.block_on(async {
+        let looked = self.block_on(async {
             for _ in 0..3 {
                 tokio::task::yield_now().await;
             }
         });
-        !self.lost && !self.client.is_closed()
+        looked.is_ok() && !self.lost && !self.client.is_closed()
     }
 
     /// Sends `sql` before the next statement, without waiting for its answer alone.
@@ -143,7 +151,7 @@ impl Link {
             return Err(Fault::Unavailable("the connection is lost".to_owned()));
         }
         let (client, patience) = (&self.client, self.answer_timeout);
-        match self.runtime.block_on(async { tokio::time::timeout(patience, work(client)).await }) {
+        match self.block_on(async { tokio::time::timeout(patience, work(client)).await })? {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(self.fault(&error)),
             Err(_) => {
@@ -265,8 +273,20 @@ impl Link {
     }
 
     /// Waits for something that needs no answer of the database: notifications.
-    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.block_on(future)
+    ///
+    /// # Errors
+    /// [`Fault::Unavailable`] at the end of its thread.
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Fault> {
+        let runtime = self.runtime.as_ref().ok_or_else(|| Fault::Unavailable("the connection is closed".to_owned()))?;
+        Ok(runtime.block_on(future))
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

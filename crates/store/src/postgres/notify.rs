@@ -144,7 +144,7 @@ impl Neighbours {
                     payload = heard.recv() => payload.map_or(Next::Lost, Next::Heard),
                     () = tokio::time::sleep_until(sweep_at) => Next::Sweep,
                 }
-            });
+            })?;
             match next {
                 Next::Ended => return Ok(()),
                 Next::Lost => return Err(Fault::Unavailable("the connection is lost".to_owned())),
@@ -157,7 +157,7 @@ impl Neighbours {
                 Next::Told(events) => {
                     let mut gathered = News::default();
                     gathered.add(&events);
-                    link.block_on(async { tokio::time::sleep(GATHERING).await });
+                    link.block_on(async { tokio::time::sleep(GATHERING).await })?;
                     while let Ok(events) = self.news.try_recv() {
                         gathered.add(&events);
                     }
