@@ -15,6 +15,8 @@ use tokio::task::JoinSet;
 /// How much load, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
+    /// Tenants the requests are spread over.
+    pub tenants: u32,
     /// Connections.
     pub connections: u32,
     /// How long requests are begun.
@@ -69,9 +71,11 @@ impl Measured {
 
 /// Drives the server.
 pub async fn run(plan: &Plan, server: &ServerProcess, target: Target) -> Outcome<Measured> {
-    let keys: Arc<[String]> = server.api_keys().into();
+    let keys: Arc<[String]> = server.api_keys_of(plan.tenants).into();
     let salt = if target == Target::Empty { 0x00E0 } else { 0x00C0 };
-    let mut seeds = Random(plan.seed ^ salt ^ u64::try_from(plan.duration.as_millis()).unwrap_or(0));
+    let mut seeds = Random(
+        plan.seed ^ salt ^ u64::try_from(plan.duration.as_millis()).unwrap_or(0) ^ (u64::from(plan.tenants) << 32),
+    );
     let mut clients = JoinSet::new();
     let begun = Instant::now();
     let end = begun + plan.duration;

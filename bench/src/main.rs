@@ -8,6 +8,7 @@ mod connection;
 mod cpu_time;
 mod figures;
 mod load;
+mod pgbench;
 mod random;
 mod request;
 mod server_process;
@@ -22,6 +23,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use testing::FreshDatabase;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,6 +53,10 @@ struct Cli {
     /// Folder on the disk to measure; a new folder is made in it and removed [default: beside this program].
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Address of a PostgreSQL server, postgres://user@host:port, whose databases may be made and dropped: measures on it,
+    /// and compares with its own pgbench.
+    #[arg(long)]
+    postgres: Option<String>,
     /// Seed of keys and of the choice of tenants; random unless given.
     #[arg(long)]
     seed: Option<u64>,
@@ -100,13 +106,25 @@ fn measure(cli: &Cli) -> Outcome<Vec<String>> {
     let seed = cli.seed.unwrap_or_else(random::from_clock);
     // One thread: the driver shares the cores with what it measures.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut server = ServerProcess::start(&folder.path().join("server"), cli.tenants, seed)?;
-    let measured = runtime.block_on(measure_all(cli, &server, folder.path(), seed));
+    let limit = match &cli.postgres {
+        None => None,
+        Some(postgres) => Some(pgbench::run(&FreshDatabase::on(postgres).url(), cli.seconds)?),
+    };
+    let database = cli.postgres.as_ref().map(|postgres| FreshDatabase::on(postgres));
+    let url = database.as_ref().map(FreshDatabase::url).unwrap_or_default();
+    let mut server = ServerProcess::start(&folder.path().join("server"), &url, cli.tenants, seed)?;
+    let measured = runtime.block_on(measure_all(cli, &server, folder.path(), seed, limit));
     server.stop()?;
     measured
 }
 
-async fn measure_all(cli: &Cli, server: &ServerProcess, folder: &Path, seed: u64) -> Outcome<Vec<String>> {
+async fn measure_all(
+    cli: &Cli,
+    server: &ServerProcess,
+    folder: &Path,
+    seed: u64,
+    pgbench: Option<f64>,
+) -> Outcome<Vec<String>> {
     let mut table = Table::new();
     let cores = std::thread::available_parallelism()?;
     table.heading(&format!(
@@ -117,7 +135,9 @@ async fn measure_all(cli: &Cli, server: &ServerProcess, folder: &Path, seed: u64
         server.id()
     ))?;
     let mut faults = Vec::new();
-    let plan = load::Plan { connections: cli.connections, duration: Duration::from_secs(cli.seconds.into()), seed };
+    let tenants = cli.tenants;
+    let plan =
+        load::Plan { tenants, connections: cli.connections, duration: Duration::from_secs(cli.seconds.into()), seed };
     table.row("memory of the server at rest", &server.memory()?)?;
 
     load::run(&load::Plan { duration: Duration::from_secs(1), ..plan }, server, Target::Empty).await?;
@@ -128,8 +148,14 @@ async fn measure_all(cli: &Cli, server: &ServerProcess, folder: &Path, seed: u64
     table.row("  memory afterwards", &server.memory()?)?;
     faults.extend(empty.faults(200));
 
-    let bare = bare_sqlite::run(&folder.join("bare.sqlite"), plan.duration, cli.tenants, seed)?;
-    table.row("SQLite alone, same rows, groups of 64", &format!("{bare:.0}/s"))?;
+    let (alone, bare) = match pgbench {
+        Some(rate) => ("pgbench, 8 clients, prepared", rate),
+        None => (
+            "SQLite alone, same rows, groups of 64",
+            bare_sqlite::run(&folder.join("bare.sqlite"), plan.duration, cli.tenants, seed)?,
+        ),
+    };
+    table.row(alone, &format!("{bare:.0}/s"))?;
 
     let cpu = CpuTime::read(server.id())?;
     let checkouts = load::run(&plan, server, Target::Checkout).await?;
@@ -161,7 +187,14 @@ async fn measure_all(cli: &Cli, server: &ServerProcess, folder: &Path, seed: u64
     }
 
     table.row("checkouts / empty handler", &format!("{:.3}", checkouts.rate() / empty.rate()))?;
-    table.row("checkouts / SQLite alone", &format!("{:.3}", checkouts.rate() / bare))?;
+    let limit = if pgbench.is_some() { "checkouts / pgbench" } else { "checkouts / SQLite alone" };
+    table.row(limit, &format!("{:.3}", checkouts.rate() / bare))?;
+
+    let hot = load::run(&load::Plan { tenants: 1, ..plan }, server, Target::Checkout).await?;
+    table.load("durable checkouts of one tenant", &hot)?;
+    table.row("  of one tenant / of all", &format!("{:.3}", hot.rate() / checkouts.rate()))?;
+    faults.extend(hot.faults(201));
+    completion::drain(server, Duration::from_secs(cli.wait_drain.into())).await?;
 
     let waits = completion::one_after_the_other(server, cli.sequential, seed).await?;
     table.row(

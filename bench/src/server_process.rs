@@ -21,7 +21,7 @@ pub struct ServerProcess {
 
 impl ServerProcess {
     /// Starts it and waits until it listens and has its tenants.
-    pub fn start(data: &Path, tenants: u32, seed: u64) -> Outcome<Self> {
+    pub fn start(data: &Path, database: &str, tenants: u32, seed: u64) -> Outcome<Self> {
         let operator_password = format!("bench-{:016x}", Random(!seed).next());
         let mut command = Command::new(std::env::current_exe()?);
         for (name, _) in std::env::vars_os() {
@@ -34,6 +34,7 @@ impl ServerProcess {
             .arg(data)
             .args([tenants.to_string(), seed.to_string()])
             .env("ESIMD_LISTEN", "127.0.0.1:0")
+            .env("ESIMD_DATABASE", database)
             .env("ESIMD_LOG", "warn")
             .env("ESIMD_SANDBOX_DELAY_MS", "0")
             // The limiter works, but refuses nothing.
@@ -75,6 +76,12 @@ impl ServerProcess {
     /// One key of each tenant.
     pub fn api_keys(&self) -> &[String] {
         &self.api_keys
+    }
+
+    /// One key of each of the first so many tenants.
+    pub fn api_keys_of(&self, tenants: u32) -> &[String] {
+        let most = usize::try_from(tenants).unwrap_or(usize::MAX).min(self.api_keys.len());
+        self.api_keys.get(..most).unwrap_or_default()
     }
 
     /// The operator's password.

@@ -22,18 +22,29 @@ impl FreshDatabase {
     /// Without a server to make it on: a test of PostgreSQL is red without PostgreSQL.
     #[must_use]
     pub fn new() -> Self {
+        let server = std::env::var(SERVER).unwrap_or_else(|_| {
+            panic!(
+                "{SERVER} is not set: run the tests by ./test, or start a server with scripts/postgres (CONTRIBUTING.md)"
+            )
+        });
+        Self::on(&server)
+    }
+
+    /// An empty one on this server, `postgres://user@host:port`.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn on(server: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let server = std::env::var(SERVER).unwrap_or_else(|_| {
-            panic!("{SERVER} is not set: run the tests by ./test, or start a server with scripts/postgres (CONTRIBUTING.md)")
-        });
         let name = format!("test_{}_{number}", std::process::id());
         run(
             &server,
             "postgres",
             &[&format!("drop database if exists {name} with (force)"), &format!("create database {name}")],
         );
-        Self { server, name }
+        Self { server: server.to_owned(), name }
     }
 
     /// Its address.

@@ -8,11 +8,12 @@ use super::special::{KEEPS, LATE_SALE};
 use super::world::{Change, StoredSale};
 use domain::time::Timestamp;
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_postgres::types::{FromSql, ToSql, Type};
-use tokio_postgres::{Client, Config, Row};
+use tokio_postgres::{Client, Config, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// Profiles are numbered; each sale takes the next hundred, as many as a purchase may ask for.
@@ -41,6 +42,12 @@ const SCHEMA: &str = "
 
 const SALE: &str = "first_profile, reference, upstream_plan_id, quantity, sold_at, ready_at";
 
+const SELL: &str = "insert into sandbox.sales (first_profile, reference, upstream_plan_id, quantity, sold_at, ready_at)
+     select nextval('sandbox.numbers'), wanted.* from unnest($1, $2, $3, $4, $5) as wanted
+     on conflict (reference) do nothing returning reference, first_profile";
+const SELL_TYPES: [Type; 5] =
+    [Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY];
+
 /// The most sales of one statement.
 const GROUP: usize = 256;
 /// How long an answer is waited for; then nobody knows.
@@ -59,7 +66,13 @@ pub(super) struct PostgresBook {
 struct Connection {
     config: Arc<Config>,
     tls: MakeRustlsConnect,
-    client: Arc<Mutex<Option<Arc<Client>>>>,
+    client: Arc<Mutex<Option<Arc<Connected>>>>,
+}
+
+/// A connection, with the one statement that is run all the time.
+struct Connected {
+    client: Client,
+    sell: Statement,
 }
 
 impl std::fmt::Debug for Connection {
@@ -75,9 +88,9 @@ fn storage(error: &dyn std::fmt::Display) -> SandboxError {
 type Value<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Connection {
-    async fn client(&self) -> Result<Arc<Client>, SandboxError> {
+    async fn client(&self) -> Result<Arc<Connected>, SandboxError> {
         let mut client = self.client.lock().await;
-        if let Some(client) = client.as_ref().filter(|client| !client.is_closed()) {
+        if let Some(client) = client.as_ref().filter(|connected| !connected.client.is_closed()) {
             return Ok(Arc::clone(client));
         }
         let connected = tokio::time::timeout(PATIENCE, self.config.connect(self.tls.clone())).await;
@@ -87,15 +100,35 @@ impl Connection {
                 tracing::info!(%error, "the sandbox's connection to the database ended");
             }
         });
-        let connected = Arc::new(connected);
+        let sell = connected.prepare_typed(SELL, &SELL_TYPES).await.map_err(|error| storage(&error))?;
+        let connected = Arc::new(Connected { client: connected, sell });
         *client = Some(Arc::clone(&connected));
         Ok(connected)
     }
 
+    /// Makes the schema where it is missing.
+    async fn make(&self) -> Result<(), SandboxError> {
+        let (client, connection) = self.config.connect(self.tls.clone()).await.map_err(|error| storage(&error))?;
+        tokio::spawn(connection);
+        client.batch_execute(SCHEMA).await.map_err(|error| storage(&error))
+    }
+
     /// What was sent and not answered is uncertain; what the database refused was not done.
     async fn rows(&self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, SandboxError> {
-        let client = self.client().await?;
-        match tokio::time::timeout(PATIENCE, client.query_typed(sql, values)).await {
+        let connected = self.client().await?;
+        self.in_time(connected.client.query_typed(sql, values)).await
+    }
+
+    async fn sell(&self, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, SandboxError> {
+        let connected = self.client().await?;
+        self.in_time(connected.client.query(&connected.sell, values)).await
+    }
+
+    async fn in_time(
+        &self,
+        rows: impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>,
+    ) -> Result<Vec<Row>, SandboxError> {
+        match tokio::time::timeout(PATIENCE, rows).await {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) if error.as_db_error().is_some() => Err(storage(&error)),
             Ok(Err(error)) => Err(SandboxError::Uncertain(error.to_string())),
@@ -132,8 +165,7 @@ impl PostgresBook {
     /// it was made with is returned.
     pub async fn open(config: Config, tls: MakeRustlsConnect, seed: u64) -> Result<(Self, u64), SandboxError> {
         let connection = Connection { config: Arc::new(config), tls, client: Arc::default() };
-        let client = connection.client().await?;
-        client.batch_execute(SCHEMA).await.map_err(|error| storage(&error))?;
+        connection.make().await?;
         let make = "insert into sandbox.world (seed) select $1 where not exists (select 1 from sandbox.world)";
         connection.rows(make, &[(&seed.cast_signed(), Type::INT8)]).await?;
         let rows = connection.rows("select seed from sandbox.world", &[]).await?;
@@ -272,22 +304,12 @@ async fn sell_in_groups(connection: Connection, mut waiting: mpsc::UnboundedRece
 }
 
 async fn sell(connection: &Connection, group: &[Waiting]) -> Result<HashMap<String, i64>, SandboxError> {
-    let sql = "insert into sandbox.sales (first_profile, reference, upstream_plan_id, quantity, sold_at, ready_at)
-         select nextval('sandbox.numbers'), wanted.* from unnest($1, $2, $3, $4, $5) as wanted
-         on conflict (reference) do nothing returning reference, first_profile";
     let sales = || group.iter().map(|(sale, _)| sale);
     let references: Vec<&str> = sales().map(|sale| sale.reference.as_str()).collect();
     let plans: Vec<&str> = sales().map(|sale| sale.upstream_plan_id.as_str()).collect();
     let quantities: Vec<i64> = sales().map(|sale| i64::from(sale.quantity)).collect();
     let sold_at: Vec<i64> = sales().map(|sale| sale.sold_at.millis()).collect();
     let ready_at: Vec<i64> = sales().map(|sale| sale.ready_at.millis()).collect();
-    let values: [Value<'_>; 5] = [
-        (&references, Type::TEXT_ARRAY),
-        (&plans, Type::TEXT_ARRAY),
-        (&quantities, Type::INT8_ARRAY),
-        (&sold_at, Type::INT8_ARRAY),
-        (&ready_at, Type::INT8_ARRAY),
-    ];
-    let rows = connection.rows(sql, &values).await?;
+    let rows = connection.sell(&[&references, &plans, &quantities, &sold_at, &ready_at]).await?;
     rows.iter().map(|row| Ok((read(row, 0)?, read(row, 1)?))).collect()
 }

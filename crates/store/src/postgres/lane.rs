@@ -24,6 +24,8 @@ pub(super) type Tell = Arc<dyn Fn(&[Event]) + Send + Sync>;
 /// A connection that is made anew when it is lost, not too often.
 pub(super) struct Connector {
     address: Address,
+    /// Said on every new connection.
+    greeting: &'static str,
     link: Option<Link>,
     pause: Duration,
     next_try: Instant,
@@ -35,8 +37,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Connector {
-    pub(super) fn new(address: Address) -> Self {
-        Self { address, link: None, pause: FIRST_PAUSE, next_try: Instant::now(), last_fault: None }
+    /// For commands. Their statements meet rows by their keys, over arrays whose length the planner does not know: it
+    /// must never read a whole table for them, whatever it believes of a table that was empty a minute ago.
+    pub(super) fn for_commands(address: Address) -> Self {
+        let greeting = "set jit = off; set plan_cache_mode = force_generic_plan; set enable_seqscan = off;
+             set enable_hashjoin = off; set enable_mergejoin = off";
+        Self::greeting(address, greeting)
+    }
+
+    pub(super) fn for_reads(address: Address) -> Self {
+        Self::greeting(address, "set jit = off")
+    }
+
+    fn greeting(address: Address, greeting: &'static str) -> Self {
+        Self { address, greeting, link: None, pause: FIRST_PAUSE, next_try: Instant::now(), last_fault: None }
     }
 
     /// The connection.
@@ -51,7 +65,8 @@ impl Connector {
             if let Some(fault) = self.last_fault.as_ref().filter(|_| Instant::now() < self.next_try) {
                 return Err(fault.clone());
             }
-            match Link::connect(&self.address) {
+            let greeted = |mut link: Link| link.simple(self.greeting).map(|()| link);
+            match Link::connect(&self.address).and_then(greeted) {
                 Ok(link) => {
                     self.link = Some(link);
                     self.pause = FIRST_PAUSE;
@@ -80,8 +95,9 @@ impl Connector {
         self.link()
     }
 
-    pub(super) fn into_address(self) -> Address {
-        self.address
+    /// Lets go of the connection: nobody knows what was left on it.
+    pub(super) fn forget(&mut self) {
+        self.link = None;
     }
 
     fn is_lost(&self) -> bool {

@@ -59,7 +59,8 @@ struct Shares {
 impl Shares {
     fn of(connections: usize) -> Self {
         let connections = connections.max(LEAST_CONNECTIONS);
-        let lanes = (connections / 4).max(1);
+        // Few lanes make large groups, which cost the server less than many small ones.
+        let lanes = (connections / 8).max(1);
         let singles = (connections / 8).max(1);
         let scanners = (connections / 4).max(1);
         Self { lanes, singles, scanners, readers: connections - lanes - singles - scanners }
@@ -122,7 +123,7 @@ impl Postgres {
         let mut random = Random(seed);
         let node = format!("{:016x}", random.next());
         let mut lane = || Lane {
-            connector: Connector::new(address.clone()),
+            connector: Connector::for_commands(address.clone()),
             memory: Memory { random: Random(random.next()), ..Memory::default() },
             now: Arc::clone(&now),
             tell: Arc::clone(&tell),
@@ -150,12 +151,12 @@ impl Postgres {
         for (reads, count) in [(to_read, shares.readers), (to_scan, shares.scanners)] {
             let reads: Arc<Mutex<Receiver<Read>>> = Arc::new(Mutex::new(reads));
             for _ in 0..count {
-                let (mut connector, reads) = (Connector::new(address.clone()), Arc::clone(&reads));
+                let (mut connector, reads) = (Connector::for_reads(address.clone()), Arc::clone(&reads));
                 threads.push(spawn("store-reader", move || {
                     while let Some(read) = next(&reads) {
                         let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&mut connector)));
                         if finished.is_err() {
-                            connector = Connector::new(connector.into_address());
+                            connector.forget();
                         }
                     }
                 })?);
