@@ -140,6 +140,19 @@ impl Keyring {
         Self::load(store, master).await
     }
 
+    /// Whether these stored keys are the ones it holds.
+    #[must_use]
+    pub fn has_all(&self, stored: &[SecretKey]) -> bool {
+        stored.len() == self.tokens.0.len() + self.links.0.len()
+            && stored.iter().all(|key| {
+                let held = match key.purpose {
+                    Purpose::Token => &self.tokens,
+                    Purpose::Link => &self.links,
+                };
+                held.version(key.version).is_some()
+            })
+    }
+
     /// The unguessable part of a traveller's link: the eSIM's id, the key's version, and a 128-bit MAC.
     #[must_use]
     pub fn link_token(&self, esim: EsimId) -> String {

@@ -172,6 +172,7 @@ impl App {
             store,
             clock,
             keyring,
+            master,
             hasher,
             sandbox,
             upstreams,
@@ -224,6 +225,9 @@ impl App {
         self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), job_ready)));
         self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
+        if self.platform.store.is_shared() {
+            self.tasks.push(tokio::spawn(workers::neighbours::run(platform())));
+        }
     }
 
     /// Where it listens.

@@ -1,7 +1,7 @@
 //! All that requests and workers share.
 
 use crate::clock::Clock;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, MasterKey};
 use crate::entrance::Entrance;
 use crate::keyring::Keyring;
 use crate::limits::RateLimits;
@@ -33,6 +33,8 @@ pub struct Platform {
     pub clock: Arc<dyn Clock>,
     /// The platform's own keys.
     pub keyring: Arc<RwLock<Keyring>>,
+    /// What the platform's own keys are wrapped with.
+    pub master: MasterKey,
     /// Who may come in.
     pub entrance: Entrance,
     /// Passwords.

@@ -48,6 +48,12 @@ impl Waiters {
         }
     }
 
+    /// The orders that are waited for.
+    #[must_use]
+    pub fn orders(&self) -> Vec<OrderId> {
+        self.lock().keys().copied().collect()
+    }
+
     /// How many orders are waited for.
     #[must_use]
     pub fn count(&self) -> usize {

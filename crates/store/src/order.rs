@@ -272,6 +272,23 @@ pub fn find(snapshot: &mut dyn Snapshot, id: OrderId) -> Result<Option<Order>, F
     found.map(|order| with_esims(snapshot, order)).transpose()
 }
 
+/// How many orders [`finished_of`] looks at.
+pub const MOST_LOOKED_AT: usize = 64;
+
+/// Those of the first [`MOST_LOOKED_AT`] of these orders whose fulfilment has ended.
+///
+/// # Errors
+/// [`Fault`].
+pub fn finished_of(snapshot: &mut dyn Snapshot, orders: &[OrderId]) -> Result<Vec<OrderId>, Fault> {
+    let Some(last) = orders.last() else { return Ok(Vec::new()) };
+    // One statement for any number of them: the last one fills the places that are left.
+    let places = (1..=MOST_LOOKED_AT).map(|place| format!("${place}")).collect::<Vec<_>>().join(", ");
+    let sql = format!("select id from orders where id in ({places}) and status <> 'processing'");
+    let wanted = orders.iter().chain(std::iter::repeat(last)).take(MOST_LOOKED_AT);
+    let values: Vec<_> = wanted.map(|order| order.as_bytes().into()).collect();
+    collect(snapshot, &sql, &values, |row| Ok(OrderId::from_slice(row.bytes(0)?)?))
+}
+
 /// One order of a tenant's world; another tenant's is not there.
 ///
 /// # Errors

@@ -209,3 +209,11 @@ pub fn on_sale(
     let offered = |plan: &Plan| is_offered(&plan.provider, mode, sandbox_in_live);
     Ok(plans.into_iter().map(|listed| listed.plan).filter(offered).collect())
 }
+
+/// Changes with every change of the plans on a shared database; nothing on an embedded one, whose process knows.
+///
+/// # Errors
+/// [`Fault`].
+pub fn version(snapshot: &mut dyn Snapshot) -> Result<Option<String>, Fault> {
+    row(snapshot, "select value from settings where name = 'plans_version'", &[], |row| row.text(0).map(str::to_owned))
+}

@@ -2,11 +2,14 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot have its database has failed")]
 
+mod proxy;
+
+pub use proxy::Proxy;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::NoTls;
 
 /// The environment variable with the address of the server whose databases tests may make and drop.
-pub const SERVER: &str = "ESIMD_TEST_POSTGRES";
+pub const SERVER: &str = "TEST_POSTGRES";
 
 /// A database of its own, dropped with this.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ impl FreshDatabase {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test_{}_{number}", std::process::id());
         run(
-            &server,
+            server,
             "postgres",
             &[&format!("drop database if exists {name} with (force)"), &format!("create database {name}")],
         );

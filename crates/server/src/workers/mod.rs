@@ -4,3 +4,4 @@
 pub mod fulfilment;
 pub mod housekeeping;
 pub mod indexer;
+pub mod neighbours;

@@ -25,14 +25,20 @@ pub fn password() -> String {
 
 impl Esimd {
     pub fn start(data_dir: &Path, delay_ms: u32) -> Self {
+        Self::start_with(data_dir, &[("ESIMD_SANDBOX_DELAY_MS", &delay_ms.to_string())])
+    }
+
+    /// With these settings, named as environment variables.
+    pub fn start_with(data_dir: &Path, settings: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_esimd"))
             .args(["--listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
             .env("ESIMD_OPERATOR_EMAIL", EMAIL)
             .env("ESIMD_OPERATOR_PASSWORD", password())
-            .env("ESIMD_SANDBOX_DELAY_MS", delay_ms.to_string())
+            .env("ESIMD_SANDBOX_DELAY_MS", "0")
             .env("ESIMD_RATE_LIMIT", "off")
             .env("ESIMD_LOG", "error")
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -55,6 +61,14 @@ impl Esimd {
         let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         (self.child.wait().unwrap(), begun.elapsed())
+    }
+}
+
+impl Drop for Esimd {
+    fn drop(&mut self) {
+        // Whoever ended already is left alone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -113,6 +127,13 @@ pub async fn partner(url: &str) -> (String, String) {
 /// Runs a command over a data folder: its exit code, and what it said on both ways.
 pub fn command(data_dir: &Path, args: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_esimd")).args(args).arg("--data-dir").arg(data_dir).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Runs the program with these arguments and settings: its exit code, and what it said on both ways.
+pub fn run(args: &[&str], settings: &[(&str, &str)]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_esimd")).args(args).envs(settings.iter().copied()).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8_lossy(&said).into_owned())
 }

@@ -1,0 +1,133 @@
+//! A TCP proxy that fails on command, as a network does: it cuts, or it swallows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Every connection is closed, and new ones, too.
+    Cut,
+    /// Nothing passes, and nobody is told.
+    Swallowing,
+}
+
+/// The proxy; its thread ends with it.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<watch::Sender<State>>,
+}
+
+impl Proxy {
+    /// Passes on to `target`, `host:port`.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    #[must_use]
+    pub fn to(target: &str) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket");
+        let address = listener.local_addr().expect("an address");
+        let (state, seen) = watch::channel(State::Open);
+        let state = Arc::new(state);
+        let target = target.to_owned();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(serve(listener, target, seen));
+        });
+        Self { address, state }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes all connections and lets none in.
+    pub fn cut(&self) {
+        self.state.send_replace(State::Cut);
+    }
+
+    /// Lets nothing pass, without a word.
+    pub fn swallow(&self) {
+        self.state.send_replace(State::Swallowing);
+    }
+
+    /// Works again. Connections that were swallowed are closed: what they lost does not come back.
+    pub fn mend(&self) {
+        self.state.send_replace(State::Cut);
+        self.state.send_replace(State::Open);
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, target: String, mut seen: watch::Receiver<State>) {
+    let listener = TcpListener::from_std(listener).expect("a listener");
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            changed = seen.changed() => {
+                // The test is over.
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let Ok((client, _)) = accepted else { continue };
+        if *seen.borrow_and_update() == State::Cut {
+            continue;
+        }
+        let (target, seen) = (target.clone(), seen.clone());
+        tokio::spawn(async move {
+            let Ok(server) = TcpStream::connect(target).await else { return };
+            let (client_reads, client_writes) = client.into_split();
+            let (server_reads, server_writes) = server.into_split();
+            tokio::select! {
+                () = pass(client_reads, server_writes, seen.clone()) => {}
+                () = pass(server_reads, client_writes, seen) => {}
+            }
+        });
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut seen: watch::Receiver<State>) {
+    let mut buffer = vec![0; 65_536];
+    let mut lost = false;
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            changed = seen.changed() => {
+                let state = *seen.borrow_and_update();
+                lost |= state == State::Swallowing;
+                if changed.is_err() || state == State::Cut || (lost && state == State::Open) {
+                    return;
+                }
+                continue;
+            }
+        };
+        match read {
+            Ok(0) | Err(_) => return,
+            Ok(length) => {
+                let state = *seen.borrow_and_update();
+                lost |= state == State::Swallowing;
+                match state {
+                    State::Cut => return,
+                    State::Swallowing => {}
+                    State::Open if lost => return,
+                    State::Open => {
+                        let Some(bytes) = buffer.get(..length) else { return };
+                        if to.write_all(bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
