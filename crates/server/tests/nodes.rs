@@ -209,6 +209,10 @@ async fn kill_two_of_three(seed: u64, rounds: u32, load: usize) {
             *node = Some(started);
         }
     }
+    // The check reads beside the nodes, however they write.
+    for _ in 0..3 {
+        cluster.check_ledger();
+    }
     let answered = buyers.stop().await;
     let urls: Vec<String> = nodes.iter().flatten().map(|node| node.url.clone()).collect();
     account_for(&urls, &token, &plan, &answered).await;

@@ -263,7 +263,7 @@ pub(crate) fn read_tail(
     collect(
         snapshot,
         "select id, order_id, tenant_id, mode, kind, source from ledger_entries
-         where id > $1 and id <= $2 and ($3 is null or (tenant_id = $3 and mode = $4)) order by id limit $5",
+         where id > $1 and id <= $2 and ((tenant_id = $3 and mode = $4) or $3 is null) order by id limit $5",
         &[
             after.into(),
             end.into(),

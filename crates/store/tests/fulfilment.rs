@@ -143,7 +143,7 @@ struct Shop {
 impl Shop {
     fn new() -> Self {
         let (folder, clock) = (Folder::new(), Clock::new());
-        let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+        let db = Db::new(database(&folder, 1, clock.as_now()).unwrap());
         let (tenant, plan) = (tenant(&db, "acme", 0), on_sale(&db, IN_THREES, "threes", PRICE));
         credit(&db, tenant, CREDIT);
         let capabilities = Capabilities { quantity_per_call: 3, settle_after_ms: 7_000, ..ABLE };
@@ -169,7 +169,7 @@ impl Shop {
 
     fn restart(&mut self) {
         self.db = None;
-        self.db = Some(Db::new(sqlite(&self.folder, 2, self.clock.as_now()).unwrap()));
+        self.db = Some(Db::new(database(&self.folder, 2, self.clock.as_now()).unwrap()));
         self.db().write(store::job::void_leases).unwrap();
     }
 

@@ -5,6 +5,7 @@
 
 mod world;
 
+use domain::fulfilment::Outcome;
 use domain::id::{OrderId, PlanId, TenantId};
 use domain::ledger::Damage;
 use domain::order::{OrderFilter, OrderStatus};
@@ -38,7 +39,7 @@ impl Shop {
             if number < 4 {
                 for leased in db.write(|tx| claim_jobs(tx, &Upstreams, 9, LEASE_MS)).unwrap() {
                     let profiles = vec![profile(&format!("894410000000000000{number}"))];
-                    let heard = Heard::Place(domain::fulfilment::Outcome::Done { profiles });
+                    let heard = Heard::Place(Outcome::Done { profiles });
                     db.write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)).unwrap();
                 }
             }
@@ -214,6 +215,34 @@ fn the_index_of_the_first_schema_is_made_anew() {
     let gone: bool =
         raw.prepare("select 1 from sqlite_master where name = 'index_entries'").unwrap().exists([]).unwrap();
     assert!(!gone, "the table inside is gone");
+}
+
+#[test]
+fn orders_with_many_iccids_are_indexed_in_bounded_portions() {
+    let (folder, clock) = (Folder::new(), Clock::new());
+    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let (tenant, plan) = (tenant(&db, "many", 0), on_sale(&db, SANDBOX, "for nothing", 0));
+    // More ICCIDs than one portion holds rows.
+    let iccid = |order: u32, esim: u32| format!("89441{order:06}{esim:07}");
+    for order in 0..2_700 {
+        buy(&db, tenant, Mode::Test, &[(plan, 100)]);
+        let profiles = (0..100).map(|esim| profile(&iccid(order, esim))).collect();
+        answer_next(&db, &Outcome::Done { profiles });
+    }
+    let mut portions = Vec::new();
+    loop {
+        match db.take_tail() {
+            0 => break,
+            entries => portions.push(entries),
+        }
+    }
+    assert_eq!(portions.iter().sum::<usize>(), 5_400, "{portions:?}");
+    assert!(portions.len() > 1, "{portions:?}");
+    for order in [0, 1_350, 2_699] {
+        let filter = OrderFilter { iccid: Some(iccid(order, 99)), ..OrderFilter::default() };
+        let found = db.read(move |snapshot| store::order::list(snapshot, tenant, Mode::Test, &filter, None, 10));
+        assert_eq!(found.orders.len(), 1, "{order}");
+    }
 }
 
 #[cfg(unix)]

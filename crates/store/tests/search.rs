@@ -10,20 +10,12 @@ use domain::id::OrderId;
 use domain::order::{OrderFilter, OrderStatus};
 use domain::tenant::Mode;
 use store::checkout::{SANDBOX, place_orders};
-use store::fulfilment::{Heard, claim_jobs, record_answer};
 use world::*;
-
-fn answer_next(db: &Db, outcome: &Outcome) {
-    for leased in db.write(|tx| claim_jobs(tx, &Upstreams, 1, LEASE_MS)).unwrap() {
-        let heard = Heard::Place(outcome.clone());
-        db.write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)).unwrap();
-    }
-}
 
 #[test]
 fn the_first_iccids_of_an_order_are_found_before_its_last_and_after() {
     let (folder, clock) = (Folder::new(), Clock::new());
-    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let db = Db::new(database(&folder, 1, clock.as_now()).unwrap());
     let (tenant, plan) = (tenant(&db, "acme", 0), on_sale(&db, IN_THREES, "threes", 450));
     credit(&db, tenant, 10_000);
     let order = buy(&db, tenant, Mode::Live, &[(plan, 4)]).orders[0].id;
@@ -54,7 +46,7 @@ fn the_first_iccids_of_an_order_are_found_before_its_last_and_after() {
 #[test]
 fn a_search_that_stops_early_goes_on_where_it_stopped() {
     let (folder, clock) = (Folder::new(), Clock::new());
-    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let db = Db::new(database(&folder, 1, clock.as_now()).unwrap());
     let plan = on_sale(&db, SANDBOX, "for nothing", 0);
     let (many, few) = (tenant(&db, "many", 0), tenant(&db, "few", 0));
     let place = move |of, lines: usize| {
@@ -104,7 +96,7 @@ fn a_search_that_stops_early_goes_on_where_it_stopped() {
 #[test]
 fn a_page_holds_a_bounded_number_of_esims() {
     let (folder, clock) = (Folder::new(), Clock::new());
-    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let db = Db::new(database(&folder, 1, clock.as_now()).unwrap());
     let (tenant, plan) = (tenant(&db, "many", 0), on_sale(&db, SANDBOX, "for nothing", 0));
     let mut placed: Vec<OrderId> = (0..23).map(|_| buy(&db, tenant, Mode::Test, &[(plan, 100)]).orders[0].id).collect();
     placed.reverse();
@@ -123,37 +115,9 @@ fn a_page_holds_a_bounded_number_of_esims() {
 }
 
 #[test]
-fn orders_with_many_iccids_are_indexed_in_bounded_portions() {
-    let (folder, clock) = (Folder::new(), Clock::new());
-    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
-    let (tenant, plan) = (tenant(&db, "many", 0), on_sale(&db, SANDBOX, "for nothing", 0));
-    // More ICCIDs than one portion holds rows.
-    let iccid = |order: u32, esim: u32| format!("89441{order:06}{esim:07}");
-    for order in 0..2_700 {
-        buy(&db, tenant, Mode::Test, &[(plan, 100)]);
-        let profiles = (0..100).map(|esim| profile(&iccid(order, esim))).collect();
-        answer_next(&db, &Outcome::Done { profiles });
-    }
-    let mut portions = Vec::new();
-    loop {
-        match db.take_tail() {
-            0 => break,
-            entries => portions.push(entries),
-        }
-    }
-    assert_eq!(portions.iter().sum::<usize>(), 5_400, "{portions:?}");
-    assert!(portions.len() > 1, "{portions:?}");
-    for order in [0, 1_350, 2_699] {
-        let filter = OrderFilter { iccid: Some(iccid(order, 99)), ..OrderFilter::default() };
-        let found = db.read(move |snapshot| store::order::list(snapshot, tenant, Mode::Test, &filter, None, 10));
-        assert_eq!(found.orders.len(), 1, "{order}");
-    }
-}
-
-#[test]
 fn other_transactions_do_not_shorten_a_page_of_orders() {
     let (folder, clock) = (Folder::new(), Clock::new());
-    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let db = Db::new(database(&folder, 1, clock.as_now()).unwrap());
     let (tenant, plan) = (tenant(&db, "acme", 0), on_sale(&db, IN_THREES, "threes", 450));
     credit(&db, tenant, 10_000);
     let order = buy(&db, tenant, Mode::Live, &[(plan, 1)]).orders[0].id;

@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "every test file uses its own part of this")]
 
-use domain::fulfilment::{Capabilities, Patience, Profile};
+use domain::fulfilment::{Capabilities, Outcome, Patience, Profile};
 use domain::id::{OperatorId, OrderId, PlanId, SessionId, TenantId, UserId};
 use domain::money::{Currency, Money};
 use domain::plan::{Activation, Plan, PlanType};
@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::audit::Act;
 use store::checkout::{Checkout, Placed, SANDBOX, place_orders};
-use store::fulfilment::Providers;
+use store::fulfilment::{Heard, Providers, claim_jobs, record_answer};
 use store::order::{Order, Traveller};
 use store::port::{Decision, Fault, Snapshot, Tx};
 use store::postgres::{Postgres, Settings};
@@ -53,6 +53,11 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("store-test-{}-{number}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         Self { path, database: OnceLock::new() }
+    }
+
+    /// Its database on PostgreSQL, once one was opened.
+    pub fn database(&self) -> &FreshDatabase {
+        self.database.get().unwrap()
     }
 
     /// Where the database lies.
@@ -114,6 +119,12 @@ pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError
     let postgres = Postgres::open(&settings, seed, now)?;
     postgres.started();
     Ok(Store::new(postgres))
+}
+
+/// The database of a test that is run on both: a link with another name makes two test programs of the same file.
+pub fn database(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
+    let open = if env!("CARGO_CRATE_NAME").ends_with("_on_postgres") { postgres } else { sqlite };
+    open(folder, seed, now)
 }
 
 /// A seeded generator (SplitMix64).
@@ -355,4 +366,12 @@ pub fn buy(db: &Db, tenant: TenantId, mode: Mode, items: &[(PlanId, u32)]) -> Pl
 /// Gives a tenant live credit.
 pub fn credit(db: &Db, tenant: TenantId, minor: i64) {
     db.write(move |tx| store::tenant::adjust(tx, &act(), tenant, Mode::Live, usd(minor), "credit", None)).unwrap();
+}
+
+/// Has one due job done, with this outcome.
+pub fn answer_next(db: &Db, outcome: &Outcome) {
+    for leased in db.write(|tx| claim_jobs(tx, &Upstreams, 1, LEASE_MS)).unwrap() {
+        let heard = Heard::Place(outcome.clone());
+        db.write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)).unwrap();
+    }
 }
