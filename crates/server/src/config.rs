@@ -410,6 +410,17 @@ impl Config {
         format!("http://{}", SocketAddr::new(reachable, bound.port()))
     }
 
+    /// The address of a PostgreSQL.
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn parse_database(text: String) -> Result<Secret, &'static str> {
+        match Database::try_from(text)? {
+            Database::Postgres(url) => Ok(url),
+            Database::Sqlite => Err("must begin with postgres://"),
+        }
+    }
+
     /// Where partners send bank transfers; nothing if the method is not set up.
     pub fn bank_details(&self) -> Option<&BankDetails> {
         if !self.bank_transfer.is_empty() {

@@ -2,13 +2,16 @@
 
 use crate::config::{Config, Database, Secret};
 use crate::data_dir::{DataDir, database_in};
+use crate::operator::ledger::check;
 use crate::{Runtime, StartError};
 use providers::sandbox::{Sandbox, SandboxOptions};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
-use store::postgres::{Postgres, Settings};
-use store::sqlite::Sqlite;
+use store::ledger::Finding;
+use store::moving::{Moved, move_all};
+use store::postgres::{Moving, Postgres, Settings};
+use store::sqlite::{Sqlite, index_path};
 use store::{Now, Store};
 
 impl Config {
@@ -108,4 +111,45 @@ pub async fn open_to_read(config: &Config, runtime: &Runtime) -> Result<Store, S
             wait(move || Postgres::open_as_it_is(&settings, seed, now)).await.map(Store::new)
         }
     }
+}
+
+/// What a move did.
+#[derive(Debug)]
+pub struct MovedPlatform {
+    /// Rows.
+    pub rows: Moved,
+    /// Entries of the ledger, walked where they are now.
+    pub entries: u64,
+    /// What is wrong with the ledger there.
+    pub finding: Option<Finding>,
+}
+
+/// Moves the platform in the data folder, which nobody serves, to PostgreSQL at `to`, and walks its ledger there.
+///
+/// # Errors
+/// A line that says what to do.
+pub async fn move_to_postgres(config: &Config, runtime: &Runtime, to: String) -> Result<MovedPlatform, StartError> {
+    let data_dir = DataDir::lock(&config.data_dir).map_err(StartError)?;
+    let (from, sandbox) = (database_in(data_dir.path()), data_dir.sandbox());
+    if !from.exists() {
+        return Err(StartError(format!("there is no database at {}", from.display())));
+    }
+    let target = Config::parse_database(to).map_err(|reason| StartError(format!("--to {reason}")))?;
+    let settings = config.postgres_settings(&target);
+    // Opened and closed once in good order, it lags behind nothing; and its index is to be complete.
+    let sqlite = Sqlite::open(&from, runtime.seed, now(runtime)).map_err(|error| failed(&error))?;
+    let index = index_path(&from);
+    let store = Store::new(sqlite);
+    while store.fill_index().await.map_err(|fault| failed(&fault))?.0 > 0 {}
+    drop(store);
+    let (address, tls) = settings.connection().map_err(|error| failed(&error))?;
+    let settings_of_move = settings.clone();
+    let mut moving = wait(move || Moving::open(&settings_of_move)).await?;
+    let options = SandboxOptions { seed: config.sandbox.seed, delay_ms: 0 };
+    drop(Sandbox::on_postgres(address, tls, options).await.map_err(|error| failed(&error))?);
+    let rows = wait(move || move_all(&from, &index, &sandbox, &mut moving)).await?;
+    let (seed, now) = (runtime.seed, now(runtime));
+    let store = wait(move || Postgres::open_as_it_is(&settings, seed, now)).await.map(Store::new)?;
+    let (entries, finding) = check(&store).await.map_err(|fault| failed(&fault))?;
+    Ok(MovedPlatform { rows, entries, finding })
 }

@@ -43,6 +43,8 @@ enum Command {
     Keys(KeysCommand),
     /// Copies the database into a new folder, beside a running process, and checks the copy.
     Backup(BackupPlace),
+    /// Moves the platform from the embedded database to an empty PostgreSQL; started again, it goes on.
+    Move(MoveBetween),
     /// Puts a backup into a data folder that holds no database.
     Restore(BackupPlace),
 }
@@ -70,6 +72,16 @@ struct CreateOperator {
 struct BackupPlace {
     /// The folder of the backup.
     folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct MoveBetween {
+    /// Where from: `sqlite`, in the data folder.
+    #[arg(long, value_parser = ["sqlite"])]
+    from: String,
+    /// Where to, postgres://...
+    #[arg(long, value_name = "URL")]
+    to: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +121,7 @@ fn main() -> ExitCode {
             Command::Backup(_) | Command::Restore(_) if config.database != Database::Sqlite => {
                 Err("a PostgreSQL is backed up by its own tools; docs/operations.md says how".to_owned())
             }
+            Command::Move(MoveBetween { to, .. }) => move_to(&config, to).await,
             Command::Backup(BackupPlace { folder }) => {
                 let made = backup::make(&config.data_dir, &folder).await;
                 made.map(|made| tell("backed up to", &folder, &made))
@@ -172,6 +185,20 @@ fn damaged(finding: &Finding) -> ExitCode {
     let entry = finding.entry.as_ref().map(|entry| format!("entry {entry}, ")).unwrap_or_default();
     say(&format!("the ledger is damaged: {} at {entry}{}", finding.damage, finding.subject));
     ExitCode::from(1)
+}
+
+async fn move_to(config: &Config, to: String) -> Result<ExitCode, String> {
+    let moved = database::move_to_postgres(config, &Runtime::system(), to).await.map_err(|error| error.0)?;
+    match &moved.finding {
+        None => {
+            say(&format!(
+                "moved {} rows ({} of them before); {} entries, the ledger is whole. Serve it with --database from now on",
+                moved.rows.rows, moved.rows.before, moved.entries
+            ));
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(finding) => Ok(damaged(finding)),
+    }
 }
 
 /// Says what became of a backup.

@@ -10,6 +10,7 @@ pub mod fulfilment;
 pub mod index;
 pub mod job;
 pub mod ledger;
+pub mod moving;
 pub mod order;
 pub mod plan;
 pub mod port;

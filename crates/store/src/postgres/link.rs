@@ -16,7 +16,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{AsyncMessage, Client, Row, Statement};
 
 /// A connection with the statements it has prepared.
-pub(super) struct Link {
+pub(crate) struct Link {
     /// There until the end, when it may have to go where another one runs.
     runtime: Option<Runtime>,
     client: Client,
@@ -252,16 +252,25 @@ impl Link {
     ///
     /// # Errors
     /// [`Fault`].
-    pub(super) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
+    pub(crate) fn query(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>, Fault> {
         let values = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         Ok(self.query_all(&[Ask { sql, values }])?.pop().unwrap_or_default())
+    }
+
+    /// Runs an insert of many rows, given by their columns.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub(crate) fn insert_columns(&mut self, sql: &str, columns: &[Vec<Owned>]) -> Result<(), Fault> {
+        let values = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        self.execute_all(&[Ask { sql, values }]).map(|_| ())
     }
 
     /// Runs one statement.
     ///
     /// # Errors
     /// [`Fault`].
-    pub(super) fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault> {
+    pub(crate) fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<usize, Fault> {
         let values = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
         let changed = self.execute_all(&[Ask { sql, values }])?.pop().unwrap_or_default();
         Ok(usize::try_from(changed).unwrap_or(usize::MAX))
@@ -357,9 +366,22 @@ fn unexpected(column: usize) -> Fault {
 }
 
 /// A row of PostgreSQL for the port.
-pub(super) struct Found<'r>(pub(super) &'r Row);
+pub(crate) struct Found<'r>(pub(crate) &'r Row);
 
 impl Found<'_> {
+    /// Whatever the column holds.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`] for a type the schema does not have.
+    pub(crate) fn owned(&self, column: usize) -> Result<Owned, Fault> {
+        let kind = self.0.columns().get(column).map(|column| column.type_().clone());
+        Ok(match kind {
+            Some(Type::BYTEA) => self.opt_bytes(column)?.map_or(Owned::Null, |bytes| Owned::Bytes(bytes.to_vec())),
+            Some(Type::TEXT) => self.opt_text(column)?.map_or(Owned::Null, |text| Owned::Text(text.to_owned())),
+            _ => self.opt_int(column)?.map_or(Owned::Null, Owned::Int),
+        })
+    }
+
     fn raw(&self, column: usize, fits: fn(&Type) -> bool) -> Result<Option<&[u8]>, Fault> {
         let raw: Option<Raw<'_>> = self.0.try_get(column).map_err(|_| unexpected(column))?;
         let Some(Raw(raw)) = raw else { return Ok(None) };

@@ -1,8 +1,8 @@
 //! The schema's versions on PostgreSQL: one node migrates while the others wait; an older program goes on as long as
 //! the schema says that it may.
 
-use super::link::Found;
-use super::link::Link;
+use super::link::{Found, Link};
+use super::moving::UNFINISHED;
 use crate::port::{Fault, Row, Value};
 
 /// A step of the schema, and the oldest version whose programs can work with what it leaves. A step that only adds
@@ -111,6 +111,18 @@ fn look_at_server(link: &mut Link) -> Result<(), String> {
         return Err("its encoding is not UTF8; create the database with `encoding 'UTF8'`".to_owned());
     }
     Ok(())
+}
+
+/// Looks whether everything is there: a platform is not served while it is moved.
+///
+/// # Errors
+/// A line for the operator.
+pub(super) fn look_for_move(link: &mut Link) -> Result<(), String> {
+    let unfinished = link.query("select 1 from settings where name = $1", &[UNFINISHED.into()]);
+    match unfinished.map_err(|fault| say(&fault))?.is_empty() {
+        true => Ok(()),
+        false => Err("a move into it was not finished; run `esimd move` again".to_owned()),
+    }
 }
 
 /// The schema's version; 0 where there is none yet.

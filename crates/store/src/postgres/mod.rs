@@ -6,6 +6,7 @@ mod batch;
 mod lane;
 mod link;
 mod migrate;
+mod moving;
 mod notify;
 mod transaction;
 
@@ -17,7 +18,8 @@ use address::Address;
 pub use address::{LEAST_CONNECTIONS, Settings};
 use domain::id::TenantId;
 use lane::{Command, Connector, Lane, Tell};
-use link::Link;
+pub(crate) use link::{Found, Link};
+pub use moving::Moving;
 use notify::Neighbours;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -80,6 +82,7 @@ impl Postgres {
         let mut link = Link::connect(&address).map_err(|fault| cannot(say(fault)))?;
         migrate::lock_start(&mut link).map_err(cannot)?;
         migrate::migrate(&mut link).map_err(cannot)?;
+        migrate::look_for_move(&mut link).map_err(cannot)?;
         let open = Self::start(settings, address, seed, now).map_err(|error| cannot(error.to_string()))?;
         *open.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
         Ok(open)
@@ -95,6 +98,7 @@ impl Postgres {
         let cannot = |reason: String| OpenError(format!("the database {name} cannot be used: {reason}"));
         let mut link = Link::connect(&address).map_err(|fault| cannot(say(fault)))?;
         migrate::look(&mut link).map_err(cannot)?;
+        migrate::look_for_move(&mut link).map_err(cannot)?;
         Self::start(settings, address, seed, now).map_err(|error| cannot(error.to_string()))
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where the index of the database at `path` lies.
-fn index_path(path: &Path) -> PathBuf {
+pub fn index_path(path: &Path) -> PathBuf {
     path.with_extension("index.db")
 }
 

@@ -16,6 +16,7 @@ use crate::random::Random;
 use crate::waiting::{Length, Listener, Now, OpenError, Submitted, Waiting};
 use domain::id::{EntryId, IdSequence};
 use domain::time::Timestamp;
+pub use index_file::index_path;
 use index_file::{attach_index, index_writer};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
