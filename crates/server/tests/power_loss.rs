@@ -301,7 +301,9 @@ async fn lose_power(events: &[Event], points: usize, flushes: bool, seed: u64) -
             disk.take(event);
         }
         taken = taken.max(moment + 1).min(events.len());
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where that can be: what is rebuilt here is looked at once.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         disk.leave(folder.path(), &mut random);
         if let Err(error) = look(folder.path(), &disk.answered).await {
             wrong += 1;

@@ -308,7 +308,9 @@ fn take_back_task(tx: &mut dyn Tx, order: OrderId) -> Result<Task, Fault> {
 pub struct LeaseLost;
 
 fn hold(tx: &mut dyn Tx, leased: &Leased) -> Result<bool, Fault> {
-    Ok(row(tx, HELD, &[leased.job.as_bytes().into(), leased.lease.into()], |_| Ok(()))?.is_some())
+    // Whoever takes it up at this moment holds its row.
+    let held = format!("{HELD}{}", tx.locking_free_rows_of("jobs"));
+    Ok(row(tx, &held, &[leased.job.as_bytes().into(), leased.lease.into()], |_| Ok(()))?.is_some())
 }
 
 const HELD: &str = "select 1 from jobs where id = $1 and state = 'leased' and lease = $2";
@@ -665,6 +667,8 @@ pub fn record_cancellations(
     answers: &[(EsimId, Cancellation)],
     most_attempts: u32,
 ) -> Decision<(), LeaseLost> {
+    // Before anything of the order is read: others give its money back, too.
+    lock_existing(tx, leased.sold.tenant, leased.sold.mode)?;
     if !hold(tx, leased)? {
         return refuse(LeaseLost);
     }
@@ -720,8 +724,8 @@ fn take_back(tx: &mut dyn Tx, id: OrderId, esim: EsimId) -> Result<(), Fault> {
     tx.store_credit(&locked)?;
     let event = timeline_entry(tx.now(), "refunded", Some(&format!("{refund} {}", refund.currency())))?;
     tx.change(
-        "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3",
-        &[refund.minor().into(), (&event).into(), id.as_bytes().into()],
+        "update orders set refunded = refunded + $1, timeline = timeline || $2 where id = $3 and refunded = $4",
+        &[refund.minor().into(), (&event).into(), id.as_bytes().into(), order.refunded.minor().into()],
     )
 }
 
@@ -944,7 +948,7 @@ pub fn refund_by_operator(
         && let Some(remembered) = tx.recall(key)?
     {
         return if remembered.body_hash == *body {
-            Ok((order, true))
+            Ok((must_find(tx, id)?, true))
         } else {
             refuse(RefundRefusal::IdempotencyKeyReused)
         };

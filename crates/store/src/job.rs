@@ -162,6 +162,10 @@ pub fn abandon(tx: &mut dyn Tx, act: &Act, id: JobId) -> Decision<Job, JobRefusa
     if job.state != JobState::Dead {
         return refuse(JobRefusal::NotDead);
     }
+    // Nobody brings it back to work meanwhile.
+    if tx.execute("update jobs set state = 'dead' where id = $1 and state = 'dead'", &[id.as_bytes().into()])? != 1 {
+        return refuse(JobRefusal::NotDead);
+    }
     match job.kind {
         JobKind::Fulfil => {
             let open: Vec<_> = placements(tx, job.order)?

@@ -526,7 +526,9 @@ impl Check {
             },
         );
         match known {
-            Ok(Some((total, refunded, true))) if total == purchase.movement.amount.minor() => {
+            Ok(Some((total, refunded, true)))
+                if total == purchase.movement.amount.minor() && (0..=total).contains(&refunded) =>
+            {
                 if refunded != 0 {
                     self.refunded.entry(order).or_default();
                 }
@@ -544,7 +546,7 @@ impl Check {
     /// others'. It is not looked at, but its chain must be as long.
     fn is_later(&mut self, entry: &Entry) -> bool {
         let world = (entry.tenant, entry.mode);
-        let is_later = self.expected.get(&world).is_some_and(|head| entry.position > head.count);
+        let is_later = self.expected.get(&world).is_none_or(|head| entry.position > head.count);
         if is_later {
             let newest = self.later.entry(world).or_default();
             *newest = (*newest).max(entry.position);

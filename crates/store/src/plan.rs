@@ -2,7 +2,7 @@
 
 use crate::audit::{self, Act};
 use crate::checkout::is_offered;
-use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, collect, refuse, row};
+use crate::port::{Decision, Event, Fault, Lock, Row, Snapshot, Tx, collect, refuse, row};
 use domain::id::PlanId;
 use domain::money::{Currency, Money};
 use domain::plan::{Network, Plan};
@@ -111,6 +111,8 @@ pub enum PlanRefusal {
 /// # Errors
 /// [`PlanRefusal`].
 pub fn set_price(tx: &mut dyn Tx, act: &Act, id: PlanId, price: Money) -> Decision<Listed, PlanRefusal> {
+    // One operator after the other: the record names the price before.
+    tx.lock(Lock::Audit)?;
     let Some(listed) = find(tx, id)? else { return refuse(PlanRefusal::NotFound) };
     tx.change(
         "update plans set price = $1, currency = $2 where id = $3",

@@ -1,7 +1,10 @@
 //! A TCP proxy that fails on command, as a network does: it cuts, or it swallows.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,10 +19,20 @@ enum State {
     Swallowing,
 }
 
+/// A moment at which a connection is to break.
+#[derive(Debug, Clone)]
+struct Moment {
+    /// What the client has just sent.
+    sent: Vec<u8>,
+    /// Whether the server gets it, each time it comes.
+    arrives: VecDeque<bool>,
+}
+
 /// The proxy; its thread ends with it.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    moment: Arc<Mutex<Option<Moment>>>,
     state: Arc<watch::Sender<State>>,
 }
 
@@ -36,17 +49,29 @@ impl Proxy {
         let (state, seen) = watch::channel(State::Open);
         let state = Arc::new(state);
         let target = target.to_owned();
+        let moment: Arc<Mutex<Option<Moment>>> = Arc::default();
+        let break_at = Arc::clone(&moment);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(serve(listener, target, seen));
+            runtime.block_on(serve(listener, target, seen, break_at));
         });
-        Self { address, state }
+        Self { address, moment, state }
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Breaks the next connections whose client sends this, as many as there are in `arrives`: before the server gets
+    /// it, or after; then the server does what it says, and nobody hears the answer.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn break_at(&self, sent: &str, arrives: &[bool]) {
+        let moment = Moment { sent: sent.as_bytes().to_vec(), arrives: arrives.iter().copied().collect() };
+        *self.moment.lock().expect("nobody panics with it") = Some(moment);
     }
 
     /// Closes all connections and lets none in.
@@ -66,7 +91,12 @@ impl Proxy {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, target: String, mut seen: watch::Receiver<State>) {
+async fn serve(
+    listener: std::net::TcpListener,
+    target: String,
+    mut seen: watch::Receiver<State>,
+    moment: Arc<Mutex<Option<Moment>>>,
+) {
     let listener = TcpListener::from_std(listener).expect("a listener");
     loop {
         let accepted = tokio::select! {
@@ -83,20 +113,37 @@ async fn serve(listener: std::net::TcpListener, target: String, mut seen: watch:
         if *seen.borrow_and_update() == State::Cut {
             continue;
         }
-        let (target, seen) = (target.clone(), seen.clone());
+        let (target, seen, moment) = (target.clone(), seen.clone(), Arc::clone(&moment));
         tokio::spawn(async move {
             let Ok(server) = TcpStream::connect(target).await else { return };
             let (client_reads, client_writes) = client.into_split();
             let (server_reads, server_writes) = server.into_split();
+            let deaf = AtomicBool::new(false);
             tokio::select! {
-                () = pass(client_reads, server_writes, seen.clone()) => {}
-                () = pass(server_reads, client_writes, seen) => {}
+                () = pass(client_reads, server_writes, seen.clone(), Some(&moment), &deaf) => {}
+                () = pass(server_reads, client_writes, seen, None, &deaf) => {}
             }
         });
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut seen: watch::Receiver<State>) {
+/// Whether these bytes are the moment to break at, and whether the server still gets them.
+fn is_moment(moment: &Mutex<Option<Moment>>, bytes: &[u8]) -> Option<bool> {
+    let mut moment = moment.lock().expect("nobody panics with it");
+    let now = moment.as_mut().filter(|moment| bytes.windows(moment.sent.len()).any(|window| window == moment.sent))?;
+    now.arrives.pop_front()
+}
+
+/// How long a server has for what nobody will hear of.
+const UNHEARD: Duration = Duration::from_millis(200);
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut seen: watch::Receiver<State>,
+    moment: Option<&Mutex<Option<Moment>>>,
+    deaf: &AtomicBool,
+) {
     let mut buffer = vec![0; 65_536];
     let mut lost = false;
     loop {
@@ -122,6 +169,19 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut seen: watch::
                     State::Open if lost => return,
                     State::Open => {
                         let Some(bytes) = buffer.get(..length) else { return };
+                        match moment.and_then(|moment| is_moment(moment, bytes)) {
+                            Some(true) => {
+                                deaf.store(true, Ordering::Relaxed);
+                                let _ = to.write_all(bytes).await;
+                                tokio::time::sleep(UNHEARD).await;
+                                return;
+                            }
+                            Some(false) => return,
+                            None => {}
+                        }
+                        if moment.is_none() && deaf.load(Ordering::Relaxed) {
+                            continue;
+                        }
                         if to.write_all(bytes).await.is_err() {
                             return;
                         }

@@ -100,7 +100,8 @@ impl Connection {
                 tracing::info!(%error, "the sandbox's connection to the database ended");
             }
         });
-        let sell = connected.prepare_typed(SELL, &SELL_TYPES).await.map_err(|error| storage(&error))?;
+        let sell = tokio::time::timeout(PATIENCE, connected.prepare_typed(SELL, &SELL_TYPES)).await;
+        let sell = sell.map_err(|error| storage(&error))?.map_err(|error| storage(&error))?;
         let connected = Arc::new(Connected { client: connected, sell });
         *client = Some(Arc::clone(&connected));
         Ok(connected)

@@ -29,7 +29,7 @@ pub(super) const RANGES: &[(&str, i64, i64)] = &[
     ("top_up.expires_days", 1, 365),
     ("sandbox.delay_ms", 0, 600_000),
     ("sandbox.seed", 0, i64::MAX),
-    ("postgres.connections", 4, 500),
+    ("postgres.connections", 5, 500),
     ("postgres.connect_timeout_ms", 100, 60_000),
     ("postgres.statement_timeout_ms", 1_000, 600_000),
     ("postgres.lock_timeout_ms", 100, 600_000),

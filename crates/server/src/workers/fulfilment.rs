@@ -21,8 +21,9 @@ use tokio::sync::{Notify, Semaphore};
 const LEASE_MS: i64 = 20_000;
 /// Between two rounds in which leases are renewed that are older than this, milliseconds.
 const RENEWAL_MS: i64 = 5_000;
-/// Between two looks for jobs that other nodes wrote, milliseconds.
+/// Between two looks for jobs that other nodes wrote, milliseconds, at most and at least.
 const POLL_MS: i64 = 1_000;
+const LEAST_PAUSE_MS: i64 = 50;
 /// How long an upstream may take over one call.
 const UPSTREAM_TIME: std::time::Duration = std::time::Duration::from_secs(90);
 /// Jobs taken up in one command.
@@ -59,7 +60,7 @@ async fn renew(platform: Arc<Platform>, in_hand: InHand) {
         if held.is_empty() {
             continue;
         }
-        let renewed = platform.store.write(move |tx| renew_leases(tx, &held, LEASE_MS)).await;
+        let renewed = platform.store.write_behind(Needs::default(), move |tx| renew_leases(tx, &held, LEASE_MS)).await;
         if let Err(failure) = renewed {
             tracing::warn!(?failure, "leases could not be renewed");
         }
@@ -112,8 +113,14 @@ pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
             continue;
         }
         // A job that another node wrote is told by a hint, which may be lost.
-        let look_again = platform.store.is_shared().then(|| platform.clock.now().plus_millis(POLL_MS));
-        let next = [next, look_again].into_iter().flatten().min();
+        // One that is due and was not to be had is just being taken up there.
+        let now = platform.clock.now();
+        let next = if platform.store.is_shared() {
+            let due = next.unwrap_or(now.plus_millis(POLL_MS)).max(now.plus_millis(LEAST_PAUSE_MS));
+            Some(due.min(now.plus_millis(POLL_MS)))
+        } else {
+            next
+        };
         tokio::select! {
             () = ready => {}
             () = sleep_until(&platform, next) => {}
@@ -253,7 +260,7 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
     let most = platform.config.fulfilment.max_attempts;
     platform
         .store
-        .write_behind(Needs::default(), move |tx| {
+        .write_behind(Needs::credit(leased.sold.tenant, leased.sold.mode), move |tx| {
             record_cancellations(tx, &leased, &answers, most)?;
             for (reference, raw) in said.iter().filter(|(_, raw)| !raw.is_empty()) {
                 keep_answer(tx, reference, "cancel", raw)?;

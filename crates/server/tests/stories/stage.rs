@@ -270,7 +270,7 @@ impl Stage {
             ("ESIMD_DATA_DIR".to_owned(), self.dir.path().join("data").display().to_string()),
             ("ESIMD_SANDBOX_DELAY_MS".to_owned(), "0".to_owned()),
             ("ESIMD_RATE_LIMIT".to_owned(), "off".to_owned()),
-            ("ESIMD_POSTGRES_CONNECTIONS".to_owned(), "4".to_owned()),
+            ("ESIMD_POSTGRES_CONNECTIONS".to_owned(), "5".to_owned()),
             ("ESIMD_OPERATOR_EMAIL".to_owned(), OPERATOR_EMAIL.to_owned()),
             ("ESIMD_OPERATOR_PASSWORD".to_owned(), password()),
         ];

@@ -28,8 +28,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
 }
 
-/// One that writes, one that writes what belongs to no group, one for short reads, one for long ones.
-pub const LEAST_CONNECTIONS: usize = 4;
+/// One that writes in groups, two that write what belongs to none, one for short reads, one for long ones.
+pub const LEAST_CONNECTIONS: usize = 5;
 
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

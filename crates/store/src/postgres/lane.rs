@@ -124,6 +124,8 @@ pub(super) struct Lane {
 
 /// How often a command is run again that collided with another.
 const MOST_COLLISIONS: u32 = 12;
+/// How often a command is run again whose guard did not hold.
+const MOST_BROKEN_GUARDS: u32 = 3;
 /// The timeout of statements ends a commit that waits for its standby, and then calls it done.
 const COMMIT: &str = "set local statement_timeout = 0; commit";
 
@@ -171,7 +173,7 @@ impl Lane {
                     std::thread::sleep(Duration::from_micros(self.memory.random.next() % (1 << (collisions + 8))));
                 }
                 // A guard that does not hold may be another node's doing: what it did is seen now.
-                Err(Fault::Bug(_)) if bugs == 0 => bugs += 1,
+                Err(Fault::Bug(_)) if bugs < MOST_BROKEN_GUARDS => bugs += 1,
                 Err(fault) => break Err(fault),
             }
         };
@@ -237,16 +239,20 @@ impl Lane {
 
     /// Whether the transaction with this marker was committed, although its connection was lost before it said so.
     /// The marker is written again: that waits for the transaction if it is still under way, and meets it if it was
-    /// committed. One more row makes this a commit of its own, so that a standby has what it saw.
+    /// committed. A row of the look itself makes this a commit of its own, so that a standby has what it saw; and it
+    /// tells a look whose own answer was lost from the transaction.
     fn was_committed(&mut self, marker: Uuid) -> Result<bool, Fault> {
         let (at, random) = ((self.now)(), self.memory.random.next());
         let look = self.memory.ids.next(at, random);
         let deadline = Instant::now() + MOST_WAITED;
+        let mut seen = None;
         loop {
-            match self.look_for(marker, look) {
+            match self.look_for(marker, look, &mut seen) {
                 Ok(committed) => return Ok(committed),
                 Err(fault) if Instant::now() >= deadline => {
                     tracing::error!(%fault, "nobody knows whether a transaction was committed");
+                    // It must not be taken for one that was lost before its commit, and run again.
+                    self.connector.forget();
                     return Err(Fault::Unavailable("the connection was lost during a commit".to_owned()));
                 }
                 Err(_) => std::thread::sleep(FIRST_PAUSE),
@@ -254,14 +260,30 @@ impl Lane {
         }
     }
 
-    fn look_for(&mut self, marker: Uuid, look: Uuid) -> Result<bool, Fault> {
+    /// One look. `seen` is what the last one saw that may have been committed itself.
+    fn look_for(&mut self, marker: Uuid, look: Uuid, seen: &mut Option<bool>) -> Result<bool, Fault> {
         let link = self.connector.link()?;
         link.before("begin");
-        let insert = "insert into commits (id) values ($1) on conflict do nothing";
-        let made = link.execute(insert, &[Value::from(marker.as_bytes())]);
-        let made = made.and_then(|made| link.execute(insert, &[Value::from(look.as_bytes())]).map(|_| made));
-        match made.and_then(|made| link.simple(COMMIT).map(|()| made)) {
-            Ok(made) => Ok(made == 0),
+        let mut insert = |id: Uuid| {
+            let made = link
+                .execute("insert into commits (id) values ($1) on conflict do nothing", &[Value::from(id.as_bytes())]);
+            made.map(|made| made == 1)
+        };
+        let rows = insert(marker).and_then(|marked| insert(look).map(|looked| (marked, looked)));
+        let committed = match rows {
+            // An earlier look was committed, and it is its own marker that this one met.
+            Ok((_, false)) => seen.unwrap_or(false),
+            Ok((marked, true)) => {
+                *seen = Some(!marked);
+                !marked
+            }
+            Err(fault) => {
+                self.roll_back();
+                return Err(fault);
+            }
+        };
+        match link.simple(COMMIT) {
+            Ok(()) => Ok(committed),
             Err(fault) => {
                 self.roll_back();
                 Err(fault)

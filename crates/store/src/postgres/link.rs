@@ -125,12 +125,18 @@ impl Link {
 
     fn fault(&mut self, error: &tokio_postgres::Error) -> Fault {
         let Some(code) = error.code() else {
-            self.lost = true;
-            return Fault::Unavailable(reason(error));
+            let broken = error.source().is_some_and(|cause| cause.is::<std::io::Error>());
+            if error.is_closed() || broken {
+                self.lost = true;
+                return Fault::Unavailable(reason(error));
+            }
+            return Fault::Bug(reason(error));
         };
         let text = || reason(error);
         match code.code() {
-            "40001" | "40P01" | "55P03" | "23505" => Fault::Retry,
+            "40001" | "40P01" | "23505" => Fault::Retry,
+            // Whoever holds it may be gone, and its transaction not yet: nobody is kept waiting for long.
+            "55P03" => Fault::Unavailable(text()),
             "53100" => Fault::StorageFull,
             // A replica that once was the primary, or a server that is going: look for the primary again.
             "25006" | "57P01" | "57P02" | "57P03" => {
@@ -311,6 +317,8 @@ fn encode(value: &Value<'_>, kind: &Type, out: &mut BytesMut) -> Encoded {
             _ => Err(format!("an integer for a {kind}").into()),
         },
         Value::Text(value) => match *kind {
+            // The one character that PostgreSQL does not store; only an upstream's words can hold one.
+            Type::TEXT | Type::VARCHAR if value.contains('\0') => value.replace('\0', "\u{FFFD}").to_sql(kind, out),
             Type::TEXT | Type::VARCHAR => value.to_sql(kind, out),
             _ => Err(format!("a text for a {kind}").into()),
         },

@@ -33,8 +33,10 @@ type Read = Box<dyn FnOnce(&mut Connector) + Send>;
 pub struct Postgres {
     /// Commands that said what they need, by tenant.
     lanes: Vec<Sender<(Turn, Command)>>,
-    /// All others, one by one.
+    /// All others, one by one: those somebody waits for,
     singles: Option<Sender<Command>>,
+    /// and those behind the scenes, which must not wait for them: leases are renewed here.
+    behind: Option<Sender<Command>>,
     readers: Option<Sender<Read>>,
     scanners: Option<Sender<Read>>,
     listeners: Arc<RwLock<Vec<Listener>>>,
@@ -54,6 +56,7 @@ impl std::fmt::Debug for Postgres {
 struct Shares {
     lanes: usize,
     singles: usize,
+    behind: usize,
     readers: usize,
     scanners: usize,
 }
@@ -64,8 +67,9 @@ impl Shares {
         // Few lanes make large groups, which cost the server less than many small ones.
         let lanes = (connections / 8).max(1);
         let singles = (connections / 8).max(1);
+        let behind = (connections / 8).max(1);
         let scanners = (connections / 4).max(1);
-        Self { lanes, singles, scanners, readers: connections - lanes - singles - scanners }
+        Self { lanes, singles, behind, scanners, readers: connections - lanes - singles - behind - scanners }
     }
 }
 
@@ -110,7 +114,11 @@ impl Postgres {
             let listeners = Arc::clone(&listeners);
             move |events: &[Event]| {
                 for listener in listeners.read().unwrap_or_else(PoisonError::into_inner).iter() {
-                    listener(events);
+                    // A lane outlives whoever listens to it.
+                    let told = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listener(events)));
+                    if told.is_err() {
+                        tracing::error!("somebody who was told of a commit panicked");
+                    }
                 }
             }
         };
@@ -141,14 +149,17 @@ impl Postgres {
             lanes.push(commands);
         }
         let (singles, waiting) = channel();
-        let waiting = Arc::new(Mutex::new(waiting));
-        for _ in 0..shares.singles {
-            let (mut lane, waiting) = (lane(), Arc::clone(&waiting));
-            threads.push(spawn("store-single", move || {
-                while let Some(command) = next(&waiting) {
-                    lane.run(vec![command]);
-                }
-            })?);
+        let (behind, waiting_behind) = channel();
+        for (waiting, count) in [(waiting, shares.singles), (waiting_behind, shares.behind)] {
+            let waiting: Arc<Mutex<Receiver<Command>>> = Arc::new(Mutex::new(waiting));
+            for _ in 0..count {
+                let (mut lane, waiting) = (lane(), Arc::clone(&waiting));
+                threads.push(spawn("store-single", move || {
+                    while let Some(command) = next(&waiting) {
+                        lane.run(vec![command]);
+                    }
+                })?);
+            }
         }
         let (readers, to_read) = channel();
         let (scanners, to_scan) = channel();
@@ -171,6 +182,7 @@ impl Postgres {
         Ok(Self {
             lanes,
             singles: Some(singles),
+            behind: Some(behind),
             readers: Some(readers),
             scanners: Some(scanners),
             listeners,
@@ -202,7 +214,10 @@ impl Postgres {
         // A lane that is gone drops the command, and the receiver learns it.
         match command.needs.tenant().and_then(|tenant| self.lanes.get(lane_of(tenant, self.lanes.len()))) {
             Some(lane) => drop(lane.send((turn, command))),
-            None => drop(self.singles.as_ref().map(|singles| singles.send(command))),
+            None => {
+                let singles = if turn == Turn::Caller { &self.singles } else { &self.behind };
+                drop(singles.as_ref().map(|singles| singles.send(command)));
+            }
         }
         answer
     }
@@ -228,6 +243,7 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.lanes.clear();
         self.singles = None;
+        self.behind = None;
         self.readers = None;
         self.scanners = None;
         // The last handle may be dropped by a listener on one of these very threads, which the others wait for.

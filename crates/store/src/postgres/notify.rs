@@ -4,8 +4,8 @@
 
 use super::address::Address;
 use super::lane::Tell;
-use super::link::Link;
-use crate::port::{Event, Fault, Value};
+use super::link::{Found, Link};
+use crate::port::{Event, Fault, Row, Value};
 use crate::waiting::Now;
 use domain::id::{OrderId, first_at};
 use std::collections::BTreeSet;
@@ -24,6 +24,8 @@ const LONGEST: usize = 7_800;
 const SWEEP: Duration = Duration::from_secs(600);
 /// How long it is known what became of a commit.
 const COMMITS_KEPT_MS: i64 = 86_400_000;
+/// How far a node's clock may be from the database's, milliseconds.
+const MOST_APART_MS: i64 = 1_000;
 /// Before a new connection is tried.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -106,6 +108,7 @@ impl Neighbours {
         loop {
             match Link::listening(&self.address, CHANNEL) {
                 Ok((mut link, heard)) => {
+                    self.compare_clocks(&mut link);
                     // Whatever was told meanwhile was missed.
                     (self.tell)(&[Event::JobReady, Event::AccessChanged, Event::PlansChanged]);
                     if let Ok(()) = self.talk(&mut link, heard) {
@@ -123,6 +126,37 @@ impl Neighbours {
                 }
             }
             std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Forgets what became of old commits, in small portions; what another node forgets is left to it.
+    fn sweep(&self, link: &mut Link) -> Result<(), Fault> {
+        let before = first_at((self.now)().plus_millis(-COMMITS_KEPT_MS));
+        loop {
+            let swept = link.execute(
+                "delete from commits where id in (
+                     select id from commits where id < $1 order by id limit 2000 for update skip locked)",
+                &[Value::from(before.as_bytes())],
+            );
+            match swept {
+                Ok(2_000) => {}
+                Ok(_) => return Ok(()),
+                Err(fault) if link.lost => return Err(fault),
+                Err(fault) => {
+                    tracing::warn!(%fault, "old commits could not be forgotten");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Tells the operator of a clock that goes wrong: ids and due times carry its time.
+    fn compare_clocks(&self, link: &mut Link) {
+        let rows = link.query("select (extract(epoch from clock_timestamp()) * 1000)::bigint", &[]);
+        let theirs = rows.ok().and_then(|rows| rows.first().and_then(|row| Found(row).int(0).ok()));
+        let apart = theirs.map_or(0, |theirs| (self.now)().millis().saturating_sub(theirs));
+        if apart.abs() > MOST_APART_MS {
+            tracing::warn!(apart_ms = apart, "this machine's clock and the database's are apart; set them right (NTP)");
         }
     }
 
@@ -151,8 +185,7 @@ impl Neighbours {
                 Next::Heard(payload) => (self.tell)(&events(&payload, &self.node)),
                 Next::Sweep => {
                     sweep_at = tokio::time::Instant::now() + SWEEP;
-                    let before = first_at((self.now)().plus_millis(-COMMITS_KEPT_MS));
-                    link.execute("delete from commits where id < $1", &[Value::from(before.as_bytes())])?;
+                    self.sweep(link)?;
                 }
                 Next::Told(events) => {
                     let mut gathered = News::default();

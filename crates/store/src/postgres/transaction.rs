@@ -331,7 +331,8 @@ impl Snapshot for PostgresTx<'_> {
 
 impl Tx for PostgresTx<'_> {
     fn now(&self) -> Timestamp {
-        self.memory.ids.not_before_last(self.now)
+        // Ids go on above those of a node whose clock is ahead; nothing else follows that clock.
+        self.now
     }
 
     fn fresh_id(&mut self) -> Uuid {
@@ -422,6 +423,9 @@ impl Tx for PostgresTx<'_> {
 
     fn recall(&mut self, key: &KeyHash) -> Result<Option<Remembered>, Fault> {
         if let Some(known) = self.command.keys.get(key).or_else(|| self.group.keys.get(key)) {
+            // What is told again must be as durable as what was told first: with a row of its own, this waits for the
+            // standby, too.
+            self.wrote = true;
             return Ok(Some(*known));
         }
         if self.looked_up.contains(key) {
@@ -431,6 +435,7 @@ impl Tx for PostgresTx<'_> {
         let keys = vec![Owned::Bytes(key.to_vec())];
         let rows = self.link.query_all(&[Ask { sql: KEYS, values: vec![&keys] }])?;
         let found = rows.first().and_then(|rows| rows.first()).map(remembered).transpose()?;
+        self.wrote |= found.is_some();
         Ok(found.map(|(_, remembered)| remembered))
     }
 

@@ -111,7 +111,7 @@ pub fn sqlite(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> 
 pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
     let settings = Settings {
         url: folder.database.get_or_init(FreshDatabase::new).url(),
-        connections: 4,
+        connections: 5,
         statement_timeout: Duration::from_secs(30),
         lock_timeout: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(10),
