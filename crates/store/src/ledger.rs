@@ -332,8 +332,8 @@ pub struct Check {
     /// Whose balance row cannot be read.
     unreadable: Option<String>,
     heads: HashMap<(TenantId, Mode), Head>,
-    /// The places of the newest entries that were written since it began.
-    later: HashMap<(TenantId, Mode), i64>,
+    /// The newest entries that were written since it began, and their places.
+    later: HashMap<(TenantId, Mode), (i64, EntryId)>,
     /// Minor units still held for an order.
     held: HashMap<OrderId, i64>,
     /// Minor units given back for an order.
@@ -500,10 +500,10 @@ impl Check {
         if rows == CHECK_PAGE {
             return Ok(Ok(true));
         }
-        if let Err(finding) = self.compare_balances() {
+        if let Err(finding) = self.compare_later(snapshot)? {
             return Ok(Err(finding));
         }
-        if let Err(finding) = self.compare_later(snapshot)? {
+        if let Err(finding) = self.compare_balances() {
             return Ok(Err(finding));
         }
         Ok(self.compare_orders(snapshot)?.map(|()| false))
@@ -548,18 +548,21 @@ impl Check {
         let world = (entry.tenant, entry.mode);
         let is_later = self.expected.get(&world).is_none_or(|head| entry.position > head.count);
         if is_later {
-            let newest = self.later.entry(world).or_default();
-            *newest = (*newest).max(entry.position);
+            let newest = self.later.entry(world).or_insert((entry.position, entry.id));
+            *newest = (*newest).max((entry.position, entry.id));
         }
         is_later
     }
 
     /// Looks whether chains are as long as their newest entries say; one whose head was put back is not.
     fn compare_later(&self, snapshot: &mut dyn Snapshot) -> Result<Result<(), Finding>, Fault> {
-        for ((tenant, mode), newest) in &self.later {
-            let count = snapshot.credit(*tenant, *mode)?.map_or(0, |credit| credit.head.count);
-            if count < *newest {
-                return Ok(Err(found(Damage::WrongCount, None, format!("tenant {tenant} ({mode})"))));
+        for ((tenant, mode), (newest, entry)) in &self.later {
+            let damaged = |damage| Ok(Err(found(damage, Some(entry.to_string()), format!("tenant {tenant} ({mode})"))));
+            match snapshot.credit(*tenant, *mode) {
+                Ok(credit) if credit.map_or(0, |credit| credit.head.count) >= *newest => {}
+                Ok(_) => return damaged(Damage::WrongCount),
+                Err(Fault::Bug(_)) => return damaged(Damage::Unreadable),
+                Err(fault) => return Err(fault),
             }
         }
         Ok(Ok(()))

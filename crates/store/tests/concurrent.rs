@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use store::Store;
 use store::checkout::{Placed, SANDBOX, place_orders};
 use store::fulfilment::{
-    CancelRefusal, Heard, LeaseLost, ask_cancel, claim_jobs, needs_of_answer, record_answer, record_cancellations,
+    CancelRefusal, Heard, LeaseLost, OperatorRefund, RefundRefusal, ask_cancel, claim_jobs, needs_of_answer,
+    record_answer, record_cancellations, refund_by_operator,
 };
 use store::port::{Decision, Failure};
 use store::tenant::adjust;
@@ -105,6 +106,16 @@ impl Buyer {
             };
             refused(self.store.write_behind(needs, recorded).await)
                 .unwrap_or_else(|LeaseLost| panic!("nobody else holds it"));
+            if random.chance(50) {
+                let act = act();
+                let refunded = move |tx: &mut dyn store::port::Tx| {
+                    refund_by_operator(tx, &act, order, &OperatorRefund::Rest, "unhappy", None)
+                };
+                match refused(self.store.write(refunded).await) {
+                    Ok(_) | Err(RefundRefusal::AlreadyRefunded | RefundRefusal::Processing) => {}
+                    Err(refusal) => panic!("{refusal:?}"),
+                }
+            }
             if random.chance(30) {
                 let scope = scope(sold.tenant, sold.mode);
                 match refused(self.store.write(move |tx| ask_cancel(tx, scope, order, None)).await) {

@@ -42,6 +42,8 @@ use world::*;
 
 /// Worlds of one test, each a database of its own.
 const WORLDS: u64 = 5;
+/// The same where every statement crosses a network.
+const WORLDS_ON_POSTGRES: u64 = 2;
 /// Sequences of one world.
 const SEQUENCES: usize = 10;
 /// Commands of one sequence.
@@ -49,8 +51,8 @@ const COMMANDS: usize = 80;
 /// More than any balance can take.
 const TOO_LARGE: i64 = 1_000_001_000_000_000;
 
-fn play(open: Open, own_seed: u64) {
-    for world in 0..WORLDS {
+fn play(open: Open, own_seed: u64, worlds: u64) {
+    for world in 0..worlds {
         let seed = seed(own_seed * 1_000 + world);
         println!("STORE_SEED={seed}");
         let mut game = Game::new(open, seed);
@@ -70,32 +72,48 @@ fn play(open: Open, own_seed: u64) {
 
 #[test]
 fn random_commands_mean_the_same_in_sqlite_1() {
-    play(sqlite, 1);
+    play(sqlite, 1, WORLDS);
 }
 
 #[test]
 fn random_commands_mean_the_same_in_sqlite_2() {
-    play(sqlite, 2);
+    play(sqlite, 2, WORLDS);
 }
 
 #[test]
 fn random_commands_mean_the_same_in_sqlite_3() {
-    play(sqlite, 3);
+    play(sqlite, 3, WORLDS);
 }
 
 #[test]
 fn random_commands_mean_the_same_in_sqlite_4() {
-    play(sqlite, 4);
+    play(sqlite, 4, WORLDS);
 }
 
 #[test]
 fn random_commands_mean_the_same_in_postgres_1() {
-    play(postgres, 1);
+    play(postgres, 1, WORLDS_ON_POSTGRES);
 }
 
 #[test]
 fn random_commands_mean_the_same_in_postgres_2() {
-    play(postgres, 2);
+    play(postgres, 2, WORLDS_ON_POSTGRES);
+}
+
+#[test]
+fn random_commands_mean_the_same_in_postgres_3() {
+    play(postgres, 3, WORLDS_ON_POSTGRES);
+}
+
+#[test]
+fn random_commands_mean_the_same_in_postgres_4() {
+    play(postgres, 4, WORLDS_ON_POSTGRES);
+}
+
+#[test]
+#[ignore = "long: some minutes of random commands"]
+fn many_random_commands_mean_the_same_in_postgres() {
+    play(postgres, 9, 40);
 }
 
 /// A refusal of the store in the words of the model.

@@ -93,7 +93,9 @@ fn the_schemas_differ_where_they_must_and_nowhere_else() {
 fn statements() -> BTreeSet<String> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = BTreeSet::new();
-    for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file()) {
+    // What moves a platform speaks to each database in its own words.
+    let is_portable = |path: &std::path::PathBuf| path.is_file() && !path.ends_with("moving.rs");
+    for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).filter(is_portable) {
         // What comes after are tests.
         let source = std::fs::read_to_string(&file).unwrap();
         let source = source.split("#[cfg(test)]").next().unwrap();
