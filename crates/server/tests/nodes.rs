@@ -12,13 +12,8 @@ mod process;
 
 use process::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 use testing::{FreshDatabase, Proxy};
-
-const CHECKOUT: &str = "/api/tenant/orders/checkout";
 
 /// Nodes over one database, each with a folder of its own.
 struct Cluster {
@@ -52,127 +47,6 @@ impl Cluster {
     }
 }
 
-/// Small numbers that differ (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-
-    fn index(&mut self, end: usize) -> usize {
-        usize::try_from(self.below(u64::try_from(end).unwrap())).unwrap()
-    }
-}
-
-/// What buyers do, and were promised.
-struct Buyers {
-    urls: Arc<RwLock<Vec<String>>>,
-    stop: Arc<AtomicBool>,
-    answered: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
-    tasks: tokio::task::JoinSet<()>,
-}
-
-impl Buyers {
-    /// So many buyers, who try the next node with the same key when one does not answer.
-    fn start(urls: Vec<String>, count: usize, token: &str, plan: &str) -> Self {
-        let mut buyers = Self {
-            urls: Arc::new(RwLock::new(urls)),
-            stop: Arc::default(),
-            answered: Arc::default(),
-            tasks: tokio::task::JoinSet::new(),
-        };
-        for buyer in 0..count {
-            let (urls, stop) = (Arc::clone(&buyers.urls), Arc::clone(&buyers.stop));
-            let answered = Arc::clone(&buyers.answered);
-            let (token, plan) = (token.to_owned(), plan.to_owned());
-            buyers.tasks.spawn(async move {
-                let mut node = buyer;
-                for number in 0.. {
-                    let key = format!("{buyer}-{number}");
-                    let body = json!({"items": [{"planId": plan, "quantity": 1}], "reference": key});
-                    loop {
-                        if stop.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        let url = {
-                            let urls = urls.read().unwrap();
-                            urls[node % urls.len()].clone()
-                        };
-                        node += 1;
-                        match call(&url, CHECKOUT, &token, Some(&body), Some(&key)).await {
-                            Some((201, bytes)) => {
-                                answered.lock().unwrap().insert(key, bytes);
-                                break;
-                            }
-                            // Nobody knows, or not now: the same key again, elsewhere.
-                            None | Some((503, _)) => tokio::task::yield_now().await,
-                            Some((status, bytes)) => {
-                                assert_eq!(status, 201, "{}", String::from_utf8_lossy(&bytes));
-                            }
-                        }
-                    }
-                }
-            });
-        }
-        buyers
-    }
-
-    fn count(&self) -> usize {
-        self.answered.lock().unwrap().len()
-    }
-
-    async fn until(&self, count: usize) {
-        while self.count() < count {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn stop(mut self) -> BTreeMap<String, Vec<u8>> {
-        self.stop.store(true, Ordering::Relaxed);
-        while let Some(ended) = self.tasks.join_next().await {
-            ended.unwrap();
-        }
-        self.answered.lock().unwrap().clone()
-    }
-}
-
-/// Everything that was acknowledged is there exactly once, delivered, sold once, and paid.
-async fn account_for(urls: &[String], token: &str, plan: &str, answered: &BTreeMap<String, Vec<u8>>) {
-    for (number, (key, bytes)) in answered.iter().enumerate() {
-        let body = json!({"items": [{"planId": plan, "quantity": 1}], "reference": key});
-        let again = call(&urls[number % urls.len()], CHECKOUT, token, Some(&body), Some(key)).await.unwrap();
-        assert_eq!(again, (201, bytes.clone()), "{key}");
-    }
-    let url = &urls[0];
-    let operator = login(url, "operator", EMAIL).await;
-    let found = orders(url, token).await;
-    for key in answered.keys() {
-        assert_eq!(found.get(key).map(Vec::len), Some(1), "{key} is there exactly once");
-    }
-    for (key, orders) in &found {
-        assert_eq!(orders.len(), 1, "{key}");
-        let id = orders[0]["id"].as_str().unwrap();
-        let mut order = data(url, &format!("/api/tenant/orders/{id}?wait=30"), token, None).await;
-        if order["order"]["status"] == "processing" {
-            order = data(url, &format!("/api/tenant/orders/{id}?wait=30"), token, None).await;
-        }
-        assert_eq!(order["order"]["status"], "completed", "{order}");
-        let sales = format!("/api/operator/sandbox/sales?reference={id}");
-        let sold = data(url, &sales, &operator, None).await;
-        assert_eq!(sold["sales"].as_array().unwrap().len(), 1, "{key} is sold once");
-    }
-    let balance = data(url, "/api/tenant/balance", token, None).await;
-    let cents = balance["creditBalance"].to_string();
-    let (whole, decimals) = cents.split_once('.').unwrap_or((&cents, ""));
-    let left = 4_000_000 - u64::try_from(found.len()).unwrap() * 450;
-    assert_eq!(format!("{whole}{decimals:0<2}"), left.to_string());
-}
-
 /// Three nodes under load, of which two at random are killed again and again.
 async fn kill_two_of_three(seed: u64, rounds: u32, load: usize) {
     println!("seed {seed}");
@@ -192,7 +66,7 @@ async fn kill_two_of_three(seed: u64, rounds: u32, load: usize) {
     });
     let urls: Vec<String> = nodes.iter().flatten().map(|node| node.url.clone()).collect();
     let (token, plan) = partner(&urls[0]).await;
-    let buyers = Buyers::start(urls, 12, &token, &plan);
+    let buyers = Buyers::start(urls, 12, Duration::ZERO, &token, &plan);
     for round in 1..=rounds {
         buyers.until(usize::try_from(round).unwrap() * load).await;
         let spared = random.index(3);
@@ -205,7 +79,7 @@ async fn kill_two_of_three(seed: u64, rounds: u32, load: usize) {
         buyers.until(alone).await;
         for (number, node) in nodes.iter_mut().enumerate().filter(|(_, node)| node.is_none()) {
             let started = cluster.node(number);
-            buyers.urls.write().unwrap()[number].clone_from(&started.url);
+            buyers.move_node(number, &started.url);
             *node = Some(started);
         }
     }

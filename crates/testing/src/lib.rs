@@ -70,18 +70,7 @@ impl FreshDatabase {
     /// When it fails.
     #[must_use]
     pub fn rows(&self, query: &str) -> Vec<Vec<Option<String>>> {
-        let (url, query) = (self.url(), query.to_owned());
-        with_client(url, async move |client| {
-            let rows = client.simple_query(&query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
-            rows.iter()
-                .filter_map(|message| match message {
-                    tokio_postgres::SimpleQueryMessage::Row(row) => {
-                        Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
-                    }
-                    _ => None,
-                })
-                .collect()
-        })
+        rows(&self.url(), query)
     }
 }
 
@@ -111,6 +100,26 @@ fn run(server: &str, database: &str, statements: &[&str]) {
             client.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         }
     });
+}
+
+/// The rows of a query on the database at this address, as texts.
+///
+/// # Panics
+/// When it fails.
+#[must_use]
+pub fn rows(url: &str, query: &str) -> Vec<Vec<Option<String>>> {
+    let query = query.to_owned();
+    with_client(url.to_owned(), async move |client| {
+        let rows = client.simple_query(&query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        rows.iter()
+            .filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+                }
+                _ => None,
+            })
+            .collect()
+    })
 }
 
 /// On a thread of its own, so that a test may be asynchronous or not.

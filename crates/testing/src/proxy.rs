@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -32,6 +32,7 @@ struct Moment {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    target: Arc<Mutex<String>>,
     moment: Arc<Mutex<Option<Moment>>>,
     state: Arc<watch::Sender<State>>,
 }
@@ -48,14 +49,15 @@ impl Proxy {
         let address = listener.local_addr().expect("an address");
         let (state, seen) = watch::channel(State::Open);
         let state = Arc::new(state);
-        let target = target.to_owned();
+        let target = Arc::new(Mutex::new(target.to_owned()));
+        let passed_to = Arc::clone(&target);
         let moment: Arc<Mutex<Option<Moment>>> = Arc::default();
         let break_at = Arc::clone(&moment);
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(serve(listener, target, seen, break_at));
+            runtime.block_on(serve(listener, passed_to, seen, break_at));
         });
-        Self { address, moment, state }
+        Self { address, target, moment, state }
     }
 
     /// Where it listens.
@@ -72,6 +74,11 @@ impl Proxy {
     pub fn break_at(&self, sent: &str, arrives: &[bool]) {
         let moment = Moment { sent: sent.as_bytes().to_vec(), arrives: arrives.iter().copied().collect() };
         *self.moment.lock().expect("nobody panics with it") = Some(moment);
+    }
+
+    /// Passes new connections on to another target.
+    pub fn turn_to(&self, target: &str) {
+        target.clone_into(&mut self.target.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Closes all connections and lets none in.
@@ -93,7 +100,7 @@ impl Proxy {
 
 async fn serve(
     listener: std::net::TcpListener,
-    target: String,
+    target: Arc<Mutex<String>>,
     mut seen: watch::Receiver<State>,
     moment: Arc<Mutex<Option<Moment>>>,
 ) {
@@ -113,8 +120,15 @@ async fn serve(
         if *seen.borrow_and_update() == State::Cut {
             continue;
         }
-        let (target, seen, moment) = (target.clone(), seen.clone(), Arc::clone(&moment));
+        let target = target.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (seen, moment) = (seen.clone(), Arc::clone(&moment));
         tokio::spawn(async move {
+            // Whether there is anybody behind it or not, nobody is told.
+            let mut held = seen.clone();
+            if *held.borrow_and_update() == State::Swallowing {
+                let _ = held.wait_for(|state| *state != State::Swallowing).await;
+                return;
+            }
             let Ok(server) = TcpStream::connect(target).await else { return };
             let (client_reads, client_writes) = client.into_split();
             let (server_reads, server_writes) = server.into_split();

@@ -1,7 +1,10 @@
 //! A real process of the platform, and the shortest way to buy from it.
 
-#![allow(dead_code, reason = "every test file uses its own part of this")]
+#![allow(dead_code, unused_imports, reason = "every test file uses its own part of this")]
 
+mod buyers;
+
+pub use buyers::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -104,6 +107,23 @@ pub async fn data(url: &str, path: &str, token: &str, body: Option<&Value>) -> V
     json["data"].clone()
 }
 
+/// Reads patiently: while the database is away, or connections to it are made anew, nothing is read.
+pub async fn look(url: &str, path: &str, token: &str) -> Value {
+    let begun = Instant::now();
+    loop {
+        match call(url, path, token, None, None).await {
+            None | Some((503, _)) if begun.elapsed() < Duration::from_secs(30) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            answer => {
+                let (status, bytes) = answer.expect("an answer");
+                assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&bytes));
+                return serde_json::from_slice::<Value>(&bytes).unwrap()["data"].clone();
+            }
+        }
+    }
+}
+
 pub async fn login(url: &str, side: &str, email: &str) -> String {
     let body = json!({"email": email, "password": password()});
     let data = data(url, &format!("/api/{side}/login"), "", Some(&body)).await;
@@ -149,7 +169,7 @@ pub async fn orders(url: &str, token: &str) -> BTreeMap<String, Vec<Value>> {
     let mut found: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     let mut cursor = String::new();
     loop {
-        let page = data(url, &format!("/api/tenant/orders?limit=1000&cursor={cursor}"), token, None).await;
+        let page = look(url, &format!("/api/tenant/orders?limit=1000&cursor={cursor}"), token).await;
         for order in page["orders"].as_array().unwrap() {
             found.entry(order["reference"].as_str().unwrap().to_owned()).or_default().push(order.clone());
         }
