@@ -290,7 +290,7 @@ impl Operator {
 pub struct Postgres {
     /// Connections of this process.
     pub connections: usize,
-    /// Milliseconds that a host may take to accept a connection.
+    /// Milliseconds that a host may take to accept a connection, and as many again to let us in.
     pub connect_timeout_ms: u64,
     /// Milliseconds that one statement may take.
     pub statement_timeout_ms: u64,

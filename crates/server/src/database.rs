@@ -63,9 +63,9 @@ pub async fn open(config: &Config, data_dir: &DataDir, runtime: &Runtime) -> Res
         }
         Database::Postgres(url) => {
             let settings = config.postgres_settings(url);
-            let (address, tls) = settings.connection().map_err(|error| failed(&error))?;
+            let (hosts, tls) = settings.connection().map_err(|error| failed(&error))?;
             let postgres = wait(move || Postgres::open(&settings, seed, now)).await?;
-            let sandbox = Sandbox::on_postgres(address, tls, options).await.map_err(|error| failed(&error))?;
+            let sandbox = Sandbox::on_postgres(hosts, tls, options).await.map_err(|error| failed(&error))?;
             Ok((Store::new(postgres), sandbox))
         }
     }

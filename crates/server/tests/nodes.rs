@@ -248,6 +248,19 @@ async fn while_the_database_is_away_nothing_is_acknowledged_and_afterwards_all_g
     cluster.check_ledger();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_takes_connections_and_says_nothing_keeps_nobody_from_the_next() {
+    let cluster = Cluster::new(&[("ESIMD_POSTGRES_CONNECT_TIMEOUT_MS", "500")]);
+    let url = cluster.database.url();
+    let (server, name) = url.strip_prefix("postgres://postgres@").unwrap().split_once('/').unwrap();
+    let silent = Proxy::to(server);
+    silent.swallow();
+    let node = cluster.node_at(0, &format!("postgres://postgres@{},{server}/{name}", silent.address()));
+    let (token, plan) = partner(&node.url).await;
+    let body = json!({"items": [{"planId": plan, "quantity": 1}]});
+    assert_eq!(call(&node.url, CHECKOUT, &token, Some(&body), None).await.unwrap().0, 201);
+}
+
 async fn orders_of(url: &str, token: &str) -> Vec<Value> {
     data(url, "/api/tenant/orders?limit=1000", token, None).await["orders"].as_array().unwrap().clone()
 }

@@ -62,17 +62,17 @@ impl Sandbox {
         Ok(Self::new(Book::Sqlite(Executor::on_thread(connection)?), seed, options))
     }
 
-    /// Opens the world in PostgreSQL, in the schema `sandbox`, making it if there is none; while several processes
+    /// Opens the world in PostgreSQL, on the first of these hosts that lets us in, in the schema `sandbox`, making it if there is none; while several processes
     /// start, one at a time may do so. All of them see one world.
     ///
     /// # Errors
     /// [`SandboxError::Storage`] when the database cannot be used.
     pub async fn on_postgres(
-        config: tokio_postgres::Config,
+        hosts: Vec<tokio_postgres::Config>,
         tls: tokio_postgres_rustls::MakeRustlsConnect,
         options: SandboxOptions,
     ) -> Result<Self, SandboxError> {
-        let (book, seed) = PostgresBook::open(config, tls, options.seed).await?;
+        let (book, seed) = PostgresBook::open(hosts, tls, options.seed).await?;
         Ok(Self::new(Book::Postgres(book), seed, options))
     }
 

@@ -64,7 +64,8 @@ pub(super) struct PostgresBook {
 /// The way to the database, made anew when it is lost.
 #[derive(Clone)]
 struct Connection {
-    config: Arc<Config>,
+    /// One host after the other.
+    hosts: Arc<[Config]>,
     tls: MakeRustlsConnect,
     client: Arc<Mutex<Option<Arc<Connected>>>>,
 }
@@ -93,13 +94,7 @@ impl Connection {
         if let Some(client) = client.as_ref().filter(|connected| !connected.client.is_closed()) {
             return Ok(Arc::clone(client));
         }
-        let connected = tokio::time::timeout(PATIENCE, self.config.connect(self.tls.clone())).await;
-        let (connected, connection) = connected.map_err(|error| storage(&error))?.map_err(|error| storage(&error))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::info!(%error, "the sandbox's connection to the database ended");
-            }
-        });
+        let connected = self.connect().await?;
         let sell = tokio::time::timeout(PATIENCE, connected.prepare_typed(SELL, &SELL_TYPES)).await;
         let sell = sell.map_err(|error| storage(&error))?.map_err(|error| storage(&error))?;
         let connected = Arc::new(Connected { client: connected, sell });
@@ -107,10 +102,30 @@ impl Connection {
         Ok(connected)
     }
 
+    /// Asks the hosts one after the other: one that takes a connection and then says nothing is not waited for.
+    async fn connect(&self) -> Result<Client, SandboxError> {
+        let mut refusal = storage(&"there is no host");
+        for host in self.hosts.iter() {
+            let patience = host.get_connect_timeout().map_or(PATIENCE, |time| *time * 2);
+            match tokio::time::timeout(patience, host.connect(self.tls.clone())).await {
+                Ok(Ok((client, connection))) => {
+                    tokio::spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::info!(%error, "the sandbox's connection to the database ended");
+                        }
+                    });
+                    return Ok(client);
+                }
+                Ok(Err(error)) => refusal = storage(&error),
+                Err(_) => refusal = storage(&"no answer"),
+            }
+        }
+        Err(refusal)
+    }
+
     /// Makes the schema where it is missing.
     async fn make(&self) -> Result<(), SandboxError> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await.map_err(|error| storage(&error))?;
-        tokio::spawn(connection);
+        let client = self.connect().await?;
         client.batch_execute(SCHEMA).await.map_err(|error| storage(&error))
     }
 
@@ -164,8 +179,8 @@ fn state_of(word: &str) -> Result<ProfileState, SandboxError> {
 impl PostgresBook {
     /// Opens the book, and makes it where there is none: one node at a time. The seed counts for a new world; the one
     /// it was made with is returned.
-    pub async fn open(config: Config, tls: MakeRustlsConnect, seed: u64) -> Result<(Self, u64), SandboxError> {
-        let connection = Connection { config: Arc::new(config), tls, client: Arc::default() };
+    pub async fn open(hosts: Vec<Config>, tls: MakeRustlsConnect, seed: u64) -> Result<(Self, u64), SandboxError> {
+        let connection = Connection { hosts: hosts.into(), tls, client: Arc::default() };
         connection.make().await?;
         let make = "insert into sandbox.world (seed) select $1 where not exists (select 1 from sandbox.world)";
         connection.rows(make, &[(&seed.cast_signed(), Type::INT8)]).await?;

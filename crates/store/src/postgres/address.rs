@@ -10,7 +10,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootC
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How PostgreSQL is used.
@@ -39,12 +39,13 @@ impl std::fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// What another part of the process connects to the same database with.
+    /// What another part of the process connects to the same database with: one of these hosts after the other, each
+    /// as long as it may take to connect, and as long again to let us in.
     ///
     /// # Errors
     /// [`OpenError`] when the URL is malformed, or a certificate cannot be read.
-    pub fn connection(&self) -> Result<(Config, MakeRustlsConnect), OpenError> {
-        Address::new(self).map(|address| (address.config, address.tls))
+    pub fn connection(&self) -> Result<(Vec<Config>, MakeRustlsConnect), OpenError> {
+        Address::new(self).map(|address| (address.hosts, address.tls))
     }
 }
 
@@ -52,7 +53,11 @@ impl Settings {
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) config: Config,
+    /// The same for each host alone: one that takes a connection and then says nothing must not keep us from the next.
+    pub(super) hosts: Vec<Config>,
     pub(super) tls: MakeRustlsConnect,
+    /// After so long, a host has neither let us in nor refused.
+    pub(super) host_timeout: Duration,
     /// After so long, a statement gets no answer any more.
     pub(super) answer_timeout: Duration,
 }
@@ -97,8 +102,16 @@ impl Address {
         // What its parser takes for a space is a plus in a form.
         let url = if query.is_empty() { base.to_owned() } else { format!("{base}?{}", query.replace('+', "%20")) };
         let mut config: Config = url.parse().map_err(|error: tokio_postgres::Error| malformed(&reason(&error)))?;
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        let (names, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
+        let hosts = names.max(addresses);
+        if hosts == 0 {
             return Err(malformed("it names no host"));
+        }
+        if names > 0 && addresses > 0 && names != addresses {
+            return Err(malformed("it names not as many hosts as addresses of hosts"));
+        }
+        if config.get_ports().len() > 1 && config.get_ports().len() != hosts {
+            return Err(malformed("it names not as many ports as hosts"));
         }
         if config.get_dbname().is_none() {
             return Err(malformed("it names no database"));
@@ -106,7 +119,7 @@ impl Address {
         if config.get_target_session_attrs() == tokio_postgres::config::TargetSessionAttrs::ReadOnly {
             return Err(malformed("target_session_attrs must let in a server that can be written to"));
         }
-        if config.get_hosts().len() > 1 {
+        if hosts > 1 {
             config.target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
         }
         let millis = |time: Duration| time.as_millis();
@@ -128,8 +141,43 @@ impl Address {
             (None, ..) => Verify::Nothing,
         };
         let tls = MakeRustlsConnect::new(client_config(verify, roots.as_deref())?);
-        Ok(Self { config, tls, answer_timeout: settings.statement_timeout + Duration::from_secs(1) })
+        Ok(Self {
+            hosts: (0..hosts).map(|host| only(&config, host)).collect(),
+            config,
+            tls,
+            host_timeout: settings.connect_timeout * 2,
+            answer_timeout: settings.statement_timeout + Duration::from_secs(1),
+        })
     }
+}
+
+/// The same with one of its hosts. There is no way to take a host away from what was read, so the rest is copied.
+fn only(all: &Config, host: usize) -> Config {
+    let mut one = Config::new();
+    match all.get_hosts().get(host) {
+        Some(Host::Tcp(name)) => drop(one.host(name)),
+        Some(Host::Unix(path)) => drop(one.host_path(path)),
+        None => {}
+    }
+    all.get_hostaddrs().get(host).map(|address| one.hostaddr(*address));
+    all.get_ports().get(host).or(all.get_ports().first()).map(|port| one.port(*port));
+    all.get_user().map(|user| one.user(user));
+    all.get_password().map(|password| one.password(password));
+    all.get_dbname().map(|name| one.dbname(name));
+    all.get_options().map(|options| one.options(options));
+    all.get_application_name().map(|name| one.application_name(name));
+    all.get_connect_timeout().map(|time| one.connect_timeout(*time));
+    all.get_tcp_user_timeout().map(|time| one.tcp_user_timeout(*time));
+    all.get_keepalives_interval().map(|time| one.keepalives_interval(time));
+    all.get_keepalives_retries().map(|count| one.keepalives_retries(count));
+    one.keepalives(all.get_keepalives())
+        .keepalives_idle(all.get_keepalives_idle())
+        .ssl_mode(all.get_ssl_mode())
+        .ssl_negotiation(all.get_ssl_negotiation())
+        .channel_binding(all.get_channel_binding())
+        .target_session_attrs(all.get_target_session_attrs())
+        .load_balance_hosts(all.get_load_balance_hosts());
+    one
 }
 
 /// What an error says with its causes, without the URL.
@@ -293,6 +341,27 @@ mod tests {
         let both = address("postgres://u:p@a:5432,b:5433/d?sslmode=disable").unwrap();
         assert_eq!(both.config.get_hosts().len(), 2);
         assert_eq!(both.config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+    }
+
+    #[test]
+    fn each_host_alone_is_asked_in_the_same_words() {
+        let url = "postgres://u:p@a:5432,b:5433/d?sslmode=disable&keepalives=0&keepalives_idle=7&keepalives_interval=8\
+             &keepalives_retries=9&channel_binding=disable&sslnegotiation=direct&load_balance_hosts=random&options=-c%20a%3Db";
+        let address = address(url).unwrap();
+        assert_eq!(address.hosts.len(), 2);
+        for (alone, host) in address.hosts.iter().zip(["a:5432", "b:5433"]) {
+            let (name, port) = host.split_once(':').unwrap();
+            let (mut expected, mut said) = (format!("{:?}", address.config), format!("{alone:?}"));
+            assert_eq!((alone.get_hosts().len(), alone.get_ports()), (1, [port.parse().unwrap()].as_slice()));
+            assert!(said.contains(&format!("{name:?}")), "{said}");
+            // All but the hosts and their ports is equal.
+            for text in [&mut expected, &mut said] {
+                let (begin, end) = (text.find("host: [").unwrap(), text.find("connect_timeout").unwrap());
+                text.replace_range(begin..end, "");
+            }
+            assert_eq!(said, expected);
+        }
+        assert!(super::tests::address("postgres://u@a:1,b:2,c/d?port=3,4").is_err());
     }
 
     #[test]

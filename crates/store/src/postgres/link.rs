@@ -12,8 +12,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{AsyncMessage, Client, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Row, Socket, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// A connection with the statements it has prepared.
 pub(crate) struct Link {
@@ -49,15 +51,7 @@ impl Link {
     fn connect_with(address: &Address, heard: Option<UnboundedSender<String>>) -> Result<Self, Fault> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Fault::Unavailable(error.to_string()))?;
-        // The hosts one after the other, each as long as it may take to connect, and then to let us in.
-        let patience = address.answer_timeout * 2;
-        let connected = runtime
-            .block_on(async { tokio::time::timeout(patience, address.config.connect(address.tls.clone())).await });
-        let (client, mut connection) = match connected {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => return Err(Fault::Unavailable(reason(&error))),
-            Err(_) => return Err(Fault::Unavailable("it does not answer".to_owned())),
-        };
+        let (client, mut connection) = runtime.block_on(let_in(address))?;
         runtime.spawn(async move {
             while let Some(message) = std::future::poll_fn(|context| connection.poll_message(context)).await {
                 match message {
@@ -304,6 +298,21 @@ impl Drop for Link {
         }
     }
 }
+
+/// Asks the hosts one after the other, each as long as it may take to connect, and then to let us in.
+async fn let_in(address: &Address) -> Result<(Client, Connection), Fault> {
+    let mut refusal = "there is no host".to_owned();
+    for host in &address.hosts {
+        match tokio::time::timeout(address.host_timeout, host.connect(address.tls.clone())).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => refusal = reason(&error),
+            Err(_) => "it does not answer".clone_into(&mut refusal),
+        }
+    }
+    Err(Fault::Unavailable(refusal))
+}
+
+type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 type Encoded = Result<IsNull, Box<dyn Error + Sync + Send>>;
 
