@@ -209,7 +209,7 @@ async fn missing_and_doubled(url: &str, token: &str, answered: &Answered) -> (us
 
 const BUYERS: usize = 12;
 /// Ten failovers of buyers without rest would buy more than the partner can pay.
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(200);
 /// Orders before a fault, and after it.
 const LOAD: usize = 100;
 const LONGEST_OUTAGE: Duration = Duration::from_secs(30);
