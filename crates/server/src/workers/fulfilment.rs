@@ -13,7 +13,7 @@ use store::fulfilment::{
     needs_of_answer, postpone, record_answer, record_cancellations, renew_leases,
 };
 use store::job;
-use store::port::{Decision, Failure, Fault, Needs};
+use store::port::{Decision, Failure, Fault, Needs, Tx};
 use tokio::sync::{Notify, Semaphore};
 
 /// How long a job is held, milliseconds, unless the lease is renewed: so long after the end of a node, another one
@@ -21,9 +21,12 @@ use tokio::sync::{Notify, Semaphore};
 const LEASE_MS: i64 = 20_000;
 /// Between two rounds in which leases are renewed that are older than this, milliseconds.
 const RENEWAL_MS: i64 = 5_000;
-/// Between two looks for jobs that other nodes wrote, milliseconds, at most and at least.
+/// Between two looks for jobs that other nodes wrote, milliseconds.
 const POLL_MS: i64 = 1_000;
-const LEAST_PAUSE_MS: i64 = 50;
+/// Before a job is looked for again that is due and locked.
+const LEAST_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+/// Between two tries to record an answer while the database is away, milliseconds.
+const AWAY_PAUSE_MS: i64 = 250;
 /// How long an upstream may take over one call.
 const UPSTREAM_TIME: std::time::Duration = std::time::Duration::from_secs(90);
 /// Jobs taken up in one command.
@@ -89,7 +92,7 @@ pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
                 (Vec::new(), Some(platform.clock.now().plus_millis(1_000)))
             }
         };
-        let full = leased.len() == limit;
+        let (full, nothing) = (leased.len() == limit, leased.is_empty());
         let mut first = Some(first);
         for leased in leased {
             let place = match first.take() {
@@ -113,13 +116,16 @@ pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
             continue;
         }
         // A job that another node wrote is told by a hint, which may be lost.
-        // One that is due and was not to be had is just being taken up there.
         let now = platform.clock.now();
-        let next = if platform.store.is_shared() {
-            let due = next.unwrap_or(now.plus_millis(POLL_MS)).max(now.plus_millis(LEAST_PAUSE_MS));
-            Some(due.min(now.plus_millis(POLL_MS)))
-        } else {
-            next
+        let next = match next {
+            _ if !platform.store.is_shared() => next,
+            // One that is due and was not to be had is being worked on at this moment: no clock says until when.
+            Some(due) if nothing && due <= now => {
+                tokio::time::sleep(LEAST_PAUSE).await;
+                continue;
+            }
+            Some(due) => Some(due.min(now.plus_millis(POLL_MS))),
+            None => Some(now.plus_millis(POLL_MS)),
         };
         tokio::select! {
             () = ready => {}
@@ -215,10 +221,29 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
         }
     };
     platform.metrics.upstream_call(&placement.provider, call, outcome);
-    platform
-        .store
-        .write_behind(needs_of_answer(&leased), move |tx| record_answer(tx, &leased, &heard, &raw, patience))
-        .await
+    let said = Arc::new((leased, heard, raw));
+    let last_try = platform.clock.now().plus_millis(LEASE_MS);
+    loop {
+        let recording = Arc::clone(&said);
+        let record = move |tx: &mut dyn Tx| {
+            let (leased, heard, raw) = &*recording;
+            record_answer(tx, leased, heard, raw, patience)
+        };
+        match platform.store.write_behind(needs_of_answer(&said.0), record).await {
+            // The database is away, say for a failover. What was heard is kept as long as the lease may hold: to ask
+            // again after its end would keep a traveller waiting.
+            Err(Failure::Fault(Fault::Unavailable(_) | Fault::Retry))
+                if platform.store.is_shared() && platform.clock.now() < last_try =>
+            {
+                let next = platform.clock.now().plus_millis(AWAY_PAUSE_MS);
+                tokio::select! {
+                    () = platform.clock.sleep_until(next) => {}
+                    () = platform.stopped() => return Err(Failure::Fault(Fault::Unavailable("the process stops".to_owned()))),
+                }
+            }
+            recorded => return recorded,
+        }
+    }
 }
 
 const LATE: &str = "no answer in time";
