@@ -194,10 +194,10 @@ async fn demo_partner(
 
 /// What a person reads at the start.
 #[must_use]
-pub fn welcome(made: &Made, base_url: &str, data_dir: &str) -> String {
+pub fn welcome(made: &Made, base_url: &str, data: &str) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "eSIM Distribute listens on {base_url}  (documentation: {base_url}/api-docs)");
-    let _ = writeln!(text, "Data: {data_dir}");
+    let _ = writeln!(text, "Data: {data}");
     if let Some((email, password)) = &made.operator {
         let _ = writeln!(text, "\nOperator      {email}   password {password}");
     }

@@ -251,7 +251,12 @@ impl App {
     /// What a person reads at the start.
     #[must_use]
     pub fn welcome(&self) -> String {
-        first_start::welcome(&self.made, &self.platform.base_url, &self.data_dir.path().display().to_string())
+        let data = self.platform.store.name();
+        first_start::welcome(
+            &self.made,
+            &self.platform.base_url,
+            &data.unwrap_or_else(|| self.data_dir.path().display().to_string()),
+        )
     }
 
     /// Takes no new requests, answers waiters with what is there, lets requests and steps under way

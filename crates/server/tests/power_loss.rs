@@ -202,23 +202,6 @@ impl Disk {
     }
 }
 
-/// Small numbers that differ (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
-    }
-
-    fn index(&mut self, end: usize) -> usize {
-        usize::try_from(self.below(u64::try_from(end).unwrap())).unwrap()
-    }
-}
-
 /// Sells under a tracer, and returns what the process did.
 async fn record(folder: &Path, orders: u32) -> Vec<Event> {
     let trace = folder.join("trace");

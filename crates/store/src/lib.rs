@@ -80,6 +80,15 @@ impl Store {
         matches!(*self.database, Database::Postgres(_))
     }
 
+    /// What a shared database is called, without user and password.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        match &*self.database {
+            Database::Sqlite(_) => None,
+            Database::Postgres(postgres) => Some(format!("PostgreSQL, {}", postgres.name())),
+        }
+    }
+
     /// Lets other processes start on this database: what a first start makes is there.
     pub fn started(&self) {
         if let Database::Postgres(postgres) = &*self.database {

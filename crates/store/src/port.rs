@@ -348,7 +348,8 @@ impl Needs {
 
 /// A transaction under way.
 pub trait Tx: Snapshot {
-    /// The time of this transaction; never earlier than that of the one before.
+    /// The time of this transaction by this node's clock; on the embedded database never earlier than that of the one
+    /// before.
     fn now(&self) -> Timestamp;
 
     /// A fresh id, larger than every id made before.

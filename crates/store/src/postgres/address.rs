@@ -197,17 +197,19 @@ fn client_config(verify: Verify, roots: Option<&str>) -> Result<ClientConfig, Op
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?;
-    if verify == Verify::Nothing {
-        let verifier = Arc::new(Encrypted { provider });
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
-    }
-    let trusted = Arc::new(trusted(roots)?);
-    let verifier = WebPkiServerVerifier::builder_with_provider(trusted, provider).build();
-    let verifier = verifier.map_err(|error| failed(&error))?;
-    if verify == Verify::IssuerAndName {
-        return Ok(builder.with_webpki_verifier(verifier).with_no_client_auth());
-    }
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier))).with_no_client_auth())
+    let issuer = match verify {
+        Verify::Nothing => None,
+        Verify::Issuer | Verify::IssuerAndName => {
+            let trusted = Arc::new(trusted(roots)?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(trusted, Arc::clone(&provider)).build();
+            Some(verifier.map_err(|error| failed(&error))?)
+        }
+    };
+    let builder = match issuer {
+        Some(issuer) if verify == Verify::IssuerAndName => builder.with_webpki_verifier(issuer),
+        issuer => builder.dangerous().with_custom_certificate_verifier(Arc::new(Lenient { issuer, provider })),
+    };
+    Ok(builder.with_no_client_auth())
 }
 
 fn trusted(file: Option<&str>) -> Result<RootCertStore, OpenError> {
@@ -234,22 +236,30 @@ fn trusted(file: Option<&str>) -> Result<RootCertStore, OpenError> {
     Ok(roots)
 }
 
-/// `sslmode=prefer` and `require`: nobody can listen, whoever the server is.
+/// Less than everything is verified: that nobody can listen, whoever the server is (`sslmode=prefer` and `require`), or
+/// that somebody trusted issued the certificate, for whatever name (`verify-ca`).
 #[derive(Debug)]
-struct Encrypted {
+struct Lenient {
+    issuer: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Encrypted {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
+        let Some(issuer) = &self.issuer else { return Ok(ServerCertVerified::assertion()) };
+        match issuer.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            other => other,
+        }
     }
 
     fn verify_tls12_signature(
@@ -272,50 +282,6 @@ impl ServerCertVerifier for Encrypted {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// `sslmode=verify-ca`: issued by somebody trusted, for whatever name.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match self.0.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
     }
 }
 

@@ -80,14 +80,12 @@ impl Postgres {
     /// # Errors
     /// [`OpenError`] when it cannot be reached or used, or was made by a newer version.
     pub fn open(settings: &Settings, seed: u64, now: Now) -> Result<Self, OpenError> {
-        let address = Address::new(settings)?;
-        let name = name(&address);
-        let cannot = |reason: String| OpenError(format!("the database {name} cannot be used: {reason}"));
-        let mut link = Link::connect(&address).map_err(|fault| cannot(say(fault)))?;
+        let (address, mut link) = connect(settings)?;
+        let cannot = |reason: String| unusable(&address, &reason);
         migrate::lock_start(&mut link).map_err(cannot)?;
         migrate::migrate(&mut link).map_err(cannot)?;
         migrate::look_for_move(&mut link).map_err(cannot)?;
-        let open = Self::start(settings, address, seed, now).map_err(|error| cannot(error.to_string()))?;
+        let open = Self::start(settings, &address, seed, now).map_err(|error| cannot(error.to_string()))?;
         *open.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(link);
         Ok(open)
     }
@@ -97,16 +95,14 @@ impl Postgres {
     /// # Errors
     /// [`OpenError`] when it cannot be reached or used, or is not of this version.
     pub fn open_as_it_is(settings: &Settings, seed: u64, now: Now) -> Result<Self, OpenError> {
-        let address = Address::new(settings)?;
-        let name = name(&address);
-        let cannot = |reason: String| OpenError(format!("the database {name} cannot be used: {reason}"));
-        let mut link = Link::connect(&address).map_err(|fault| cannot(say(fault)))?;
+        let (address, mut link) = connect(settings)?;
+        let cannot = |reason: String| unusable(&address, &reason);
         migrate::look(&mut link).map_err(cannot)?;
         migrate::look_for_move(&mut link).map_err(cannot)?;
-        Self::start(settings, address, seed, now).map_err(|error| cannot(error.to_string()))
+        Self::start(settings, &address, seed, now).map_err(|error| cannot(error.to_string()))
     }
 
-    fn start(settings: &Settings, address: Address, seed: u64, now: Now) -> std::io::Result<Self> {
+    fn start(settings: &Settings, address: &Address, seed: u64, now: Now) -> std::io::Result<Self> {
         let shares = Shares::of(settings.connections);
         let listeners: Arc<RwLock<Vec<Listener>>> = Arc::default();
         let (news, to_tell) = mpsc::unbounded_channel();
@@ -188,8 +184,13 @@ impl Postgres {
             listeners,
             threads,
             starting: Mutex::new(None),
-            name: name(&address),
+            name: name(address),
         })
+    }
+
+    /// The database and its hosts.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Lets other nodes start.
@@ -291,6 +292,19 @@ fn lane_of(tenant: TenantId, lanes: usize) -> usize {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+/// The first connection to a database that is opened.
+fn connect(settings: &Settings) -> Result<(Address, Link), OpenError> {
+    let address = Address::new(settings)?;
+    match Link::connect(&address) {
+        Ok(link) => Ok((address, link)),
+        Err(fault) => Err(unusable(&address, &say(fault))),
+    }
+}
+
+fn unusable(address: &Address, reason: &str) -> OpenError {
+    OpenError(format!("the database {} cannot be used: {reason}", name(address)))
 }
 
 fn say(fault: Fault) -> String {

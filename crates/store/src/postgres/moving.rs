@@ -1,8 +1,8 @@
 //! The database that a platform is moved into: nobody serves it before the move is finished.
 
-use super::address::{Address, Settings};
+use super::address::Settings;
 use super::link::{Found, Link};
-use super::{migrate, name, say};
+use super::{connect, migrate, name, say, unusable};
 use crate::port::{Row, Value};
 use crate::waiting::OpenError;
 
@@ -27,13 +27,11 @@ impl Moving {
     /// # Errors
     /// [`OpenError`] when it cannot be reached or used.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let address = Address::new(settings)?;
-        let name = name(&address);
-        let cannot = |reason: String| OpenError(format!("the database {name} cannot be used: {reason}"));
-        let mut link = Link::connect(&address).map_err(|fault| cannot(say(fault)))?;
+        let (address, mut link) = connect(settings)?;
+        let cannot = |reason: String| unusable(&address, &reason);
         migrate::lock_start(&mut link).map_err(cannot)?;
         migrate::migrate(&mut link).map_err(cannot)?;
-        Ok(Self { link, name })
+        Ok(Self { link, name: name(&address) })
     }
 
     fn run(&mut self, sql: &str, values: &[Value<'_>]) -> Result<(), OpenError> {
