@@ -15,6 +15,7 @@ pub mod json;
 pub mod keyring;
 pub mod limits;
 pub mod metrics;
+pub mod node;
 pub mod openapi;
 pub mod operator;
 pub mod pages;
@@ -24,6 +25,7 @@ pub mod price_list;
 pub mod problem;
 pub mod routes;
 pub mod serve;
+pub mod stop;
 pub mod token;
 pub mod trusted_proxies;
 pub mod waiters;
@@ -32,23 +34,17 @@ pub mod workers;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::entrance::Entrance;
 use crate::first_start::Made;
 use crate::keyring::Keyring;
-use crate::limits::RateLimits;
+use crate::node::{Node, Parts};
 use crate::password::Hasher;
 use crate::platform::{Platform, Upstreams};
 use crate::routes::{Route, Router, Side};
-use crate::waiters::Waiters;
-use crate::workers::indexer::Tail;
 use domain::money::{Currency, Money};
 use providers::Upstream;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
-use store::port::Event;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 
 /// What the process runs on: the clock, and the seed of ids and jitter.
 #[derive(Clone)]
@@ -91,12 +87,10 @@ impl std::error::Error for StartError {}
 /// A running platform.
 #[derive(Debug)]
 pub struct App {
-    platform: Arc<Platform>,
+    node: Node,
     address: SocketAddr,
     admin_address: Option<SocketAddr>,
     made: Made,
-    stop: watch::Sender<bool>,
-    tasks: Vec<JoinHandle<()>>,
     data_dir: DataDir,
 }
 
@@ -152,36 +146,13 @@ impl App {
         let hasher = Hasher::new(config.auth.hashing_threads).map_err(|problem| StartError(problem.message.clone()))?;
         let made =
             first_start::prepare(&config, &store, &hasher, currency).await.map_err(|error| StartError(error.0))?;
-        if !store.is_shared() {
-            let voided = store.write(|tx| store::job::void_leases(tx)).await;
-            voided.map_err(|failure| StartError(format!("the jobs cannot be taken up: {failure:?}")))?;
-        }
-        store.started();
-
-        let (stop, stopping) = watch::channel(false);
         let upstreams: Upstreams =
             [(store::checkout::SANDBOX.to_owned(), Arc::new(sandbox.clone()) as Arc<dyn Upstream>)].into();
-        let platform = Arc::new(Platform {
-            base_url: config.base_url(address),
-            entrance: Entrance::new(store.clone(), Arc::clone(&keyring)),
-            limits: RateLimits::new(&config.limits, config.rate_limit.is_on()),
-            waiters: Arc::new(Waiters::default()),
-            price_lists: Default::default(),
-            metrics: Default::default(),
-            config,
-            store,
-            clock,
-            keyring,
-            master,
-            hasher,
-            sandbox,
-            upstreams,
-            stopping,
-            currency,
-        });
+        let base_url = config.base_url(address);
+        let parts = Parts { config, base_url, store, clock, keyring, master, hasher, sandbox, upstreams, currency };
+        let node = Node::start(parts).await?;
         let admin_address = admin.as_ref().map(|(_, address)| *address);
-        let mut app = Self { platform, address, admin_address, made, stop, tasks: Vec::new(), data_dir };
-        app.work();
+        let mut app = Self { node, address, admin_address, made, data_dir };
         let side = if admin.is_some() { Side::Public } else { Side::Both };
         app.serve(router(side, more)?, listener);
         if let Some((listener, _)) = admin {
@@ -191,43 +162,8 @@ impl App {
     }
 
     fn serve(&mut self, router: &'static Router, listener: TcpListener) {
-        self.tasks.push(tokio::spawn(serve::serve(Arc::clone(&self.platform), router, listener)));
-    }
-
-    /// Starts the workers and lets them hear what becomes durable.
-    fn work(&mut self) {
-        let job_ready = Arc::new(Notify::new());
-        let tail = Arc::new(Tail::default());
-        // What an earlier process left unindexed is not counted; one entry makes the indexer look.
-        tail.appended(1);
-        job_ready.notify_one();
-        let (ready, grown, platform) = (Arc::clone(&job_ready), Arc::clone(&tail), Arc::downgrade(&self.platform));
-        self.platform.store.listen(Arc::new(move |events: &[Event]| {
-            let Some(platform) = platform.upgrade() else { return };
-            let (mut appended, mut jobs) = (0, false);
-            for event in events {
-                match event {
-                    Event::JobReady => jobs = true,
-                    Event::OrderChanged(order) => platform.waiters.changed(*order),
-                    Event::Appended(_) => appended += 1,
-                    Event::AccessChanged => platform.entrance.access_changed(),
-                    Event::PlansChanged => platform.price_lists.changed(),
-                }
-            }
-            if jobs {
-                ready.notify_one();
-            }
-            if appended > 0 {
-                grown.appended(appended);
-            }
-        }));
-        let platform = || Arc::clone(&self.platform);
-        self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), job_ready)));
-        self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
-        self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
-        if self.platform.store.is_shared() {
-            self.tasks.push(tokio::spawn(workers::neighbours::run(platform())));
-        }
+        let platform = Arc::clone(self.node.platform());
+        self.node.keep(tokio::spawn(serve::serve(platform, router, listener)));
     }
 
     /// Where it listens.
@@ -245,16 +181,17 @@ impl App {
     /// What requests and workers share.
     #[must_use]
     pub fn platform(&self) -> &Arc<Platform> {
-        &self.platform
+        self.node.platform()
     }
 
     /// What a person reads at the start.
     #[must_use]
     pub fn welcome(&self) -> String {
-        let data = self.platform.store.name();
+        let platform = self.platform();
+        let data = platform.store.name();
         first_start::welcome(
             &self.made,
-            &self.platform.base_url,
+            &platform.base_url,
             &data.unwrap_or_else(|| self.data_dir.path().display().to_string()),
         )
     }
@@ -262,19 +199,8 @@ impl App {
     /// Takes no new requests, answers waiters with what is there, lets requests and steps under way
     /// finish for some seconds, and closes the database.
     pub async fn stop(self) {
-        let Self { platform, stop, tasks, data_dir, .. } = self;
-        let _ = stop.send(true);
-        let all = async {
-            for task in tasks {
-                let _ = task.await;
-            }
-        };
-        // Steps under way may wait for an upstream; what is not recorded is asked again at the next start.
-        if tokio::time::timeout(std::time::Duration::from_secs(8), all).await.is_err() {
-            tracing::warn!("some work did not end in time");
-        }
-        platform.sandbox.close().await;
-        drop(platform);
+        let Self { node, data_dir, .. } = self;
+        node.stop().await;
         drop(data_dir);
     }
 }

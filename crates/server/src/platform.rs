@@ -8,6 +8,7 @@ use crate::limits::RateLimits;
 use crate::metrics::Metrics;
 use crate::password::Hasher;
 use crate::price_list::PriceLists;
+use crate::stop::Stopping;
 use crate::waiters::Waiters;
 use domain::money::{Currency, Money};
 use domain::tenant::TenantStatus;
@@ -16,7 +17,6 @@ use providers::sandbox::Sandbox;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use store::Store;
-use tokio::sync::watch;
 
 /// The upstreams by name.
 pub type Upstreams = BTreeMap<String, Arc<dyn Upstream>>;
@@ -51,8 +51,8 @@ pub struct Platform {
     pub upstreams: Upstreams,
     /// Counters.
     pub metrics: Metrics,
-    /// Turns true when the process is stopping.
-    pub stopping: watch::Receiver<bool>,
+    /// Tells when the process is stopping.
+    pub stopping: Stopping,
     /// The billing currency of new tenants.
     pub currency: Currency,
 }
@@ -92,8 +92,6 @@ impl Platform {
 
     /// Returns when the process begins to stop.
     pub async fn stopped(&self) {
-        let mut stopping = self.stopping.clone();
-        // An error means that the sender is gone, which is the end, too.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
+        self.stopping.begun().await;
     }
 }

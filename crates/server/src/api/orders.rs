@@ -303,9 +303,10 @@ pub async fn settled(platform: &Platform, orders: Vec<OrderId>, limit: Duration)
         }
         drop(found);
         let last = tokio::select! {
-            () = subscription.changed() => false,
-            () = platform.clock.sleep_until(deadline) => true,
+            biased;
             () = platform.stopped() => true,
+            () = platform.clock.sleep_until(deadline) => true,
+            () = subscription.changed() => false,
         };
         if last {
             return Box::pin(settled(platform, orders, Duration::ZERO)).await;

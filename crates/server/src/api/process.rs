@@ -29,7 +29,7 @@ pub async fn healthz(_: Call) -> Result<Answer, Problem> {
 /// # Errors
 /// 503 while it is not.
 pub async fn readyz(call: Call) -> Result<Answer, Problem> {
-    if *call.platform.stopping.borrow() {
+    if call.platform.stopping.has_begun() {
         return Err(Problem::new(crate::problem::Code::Unavailable, "The process is stopping.").after(5));
     }
     call.platform.store.read(|snapshot| store::access::any_operator(snapshot)).await?;

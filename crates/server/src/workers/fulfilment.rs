@@ -6,7 +6,7 @@ use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Pa
 use domain::id::JobId;
 use domain::time::Timestamp;
 use providers::{Answer, Purchase};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::fulfilment::{
     Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, give_up, keep_answer,
@@ -43,7 +43,7 @@ impl Providers for Able {
 }
 
 /// The leases under which jobs are being worked on here: which job, and since when.
-type InHand = Arc<Mutex<HashMap<i64, (JobId, Timestamp)>>>;
+type InHand = Arc<Mutex<BTreeMap<i64, (JobId, Timestamp)>>>;
 
 fn held_since(in_hand: &InHand, time: Timestamp) -> Vec<(JobId, i64)> {
     let in_hand = in_hand.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,8 +55,9 @@ async fn renew(platform: Arc<Platform>, in_hand: InHand) {
     loop {
         let next = platform.clock.now().plus_millis(RENEWAL_MS);
         tokio::select! {
-            () = platform.clock.sleep_until(next) => {}
+            biased;
             () = platform.stopped() => return,
+            () = platform.clock.sleep_until(next) => {}
         }
         let old = platform.clock.now().plus_millis(-RENEWAL_MS);
         let held = held_since(&in_hand, old);
@@ -80,8 +81,9 @@ pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
     loop {
         let ready = job_ready.notified();
         let first = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
+            biased;
             () = platform.stopped() => break,
+            place = Arc::clone(&places).acquire_owned() => place,
         };
         let Ok(first) = first else { break };
         let limit = (places.available_permits() + 1).min(MOST_AT_ONCE);
@@ -128,9 +130,10 @@ pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
             None => Some(now.plus_millis(POLL_MS)),
         };
         tokio::select! {
+            biased;
+            () = platform.stopped() => break,
             () = ready => {}
             () = sleep_until(&platform, next) => {}
-            () = platform.stopped() => break,
         }
     }
     // Every place comes back when its step is recorded.
@@ -237,8 +240,9 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
             {
                 let next = platform.clock.now().plus_millis(AWAY_PAUSE_MS);
                 tokio::select! {
-                    () = platform.clock.sleep_until(next) => {}
+                    biased;
                     () = platform.stopped() => return Err(Failure::Fault(Fault::Unavailable("the process stops".to_owned()))),
+                    () = platform.clock.sleep_until(next) => {}
                 }
             }
             recorded => return recorded,

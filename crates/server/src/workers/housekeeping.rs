@@ -14,8 +14,9 @@ pub async fn run(platform: Arc<Platform>) {
     loop {
         let next = platform.clock.now().plus_millis(ROUND_MS);
         tokio::select! {
-            () = platform.clock.sleep_until(next) => {}
+            biased;
             () = platform.stopped() => return,
+            () = platform.clock.sleep_until(next) => {}
         }
         round(&platform).await;
     }

@@ -33,18 +33,20 @@ const QUIET: Duration = Duration::from_millis(1_000);
 pub async fn run(platform: Arc<Platform>, tail: Arc<Tail>) {
     loop {
         tokio::select! {
-            () = tail.grown.notified() => {}
+            biased;
             () = platform.stopped() => return,
+            () = tail.grown.notified() => {}
         }
         while tail.entries.load(Ordering::Relaxed) > 0 {
             if tail.entries.load(Ordering::Relaxed) < INDEX_BATCH {
                 tokio::select! {
+                    biased;
+                    () = platform.stopped() => return,
                     () = tail.grown.notified() => {}
                     () = tokio::time::sleep(QUIET) => {}
-                    () = platform.stopped() => return,
                 }
             }
-            if *platform.stopping.borrow() {
+            if platform.stopping.has_begun() {
                 return;
             }
             let known = tail.entries.load(Ordering::Relaxed);

@@ -17,8 +17,9 @@ pub async fn run(platform: Arc<Platform>) {
     loop {
         let next = platform.clock.now().plus_millis(ROUND_MS);
         tokio::select! {
-            () = platform.clock.sleep_until(next) => {}
+            biased;
             () = platform.stopped() => return,
+            () = platform.clock.sleep_until(next) => {}
         }
         if let Err(fault) = look(&platform, &mut plans).await {
             tracing::debug!(%fault, "the other nodes' work could not be looked at");

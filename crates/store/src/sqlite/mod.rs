@@ -4,6 +4,7 @@
 mod credits;
 mod index_file;
 mod keys;
+mod steps;
 mod sync;
 mod tail;
 mod transaction;
@@ -26,9 +27,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendErr
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+pub use steps::Steps;
 use sync::{Flush, MOST_WAITING, Syncer, flush_log, unflushed};
 use tail::Tail;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use transaction::{Memory, Shared, SqliteSnapshot, fault};
 use uuid::Uuid;
 use writer::{Finished, PORTION, Writer};
@@ -56,7 +58,25 @@ pub struct Sqlite {
     tail: Tail,
     /// Whether the disk failed to take what was written.
     broken: Arc<AtomicBool>,
+    /// Rung with everything that is submitted, where no thread waits for it.
+    bell: Option<Arc<Notify>>,
     path: PathBuf,
+}
+
+/// All that works on an open database, and what it waits for, before it is given to threads or to whoever steps it.
+struct Works {
+    writer: Writer,
+    commands: Queue<Box<dyn Waiting>>,
+    syncer: Syncer,
+    index: Writer,
+    portions: Receiver<Box<dyn Waiting>>,
+    checkpointer: Connection,
+    reset_log: Arc<AtomicBool>,
+    broken: Arc<AtomicBool>,
+    shared: Shared,
+    reads: Receiver<Read>,
+    scans: Receiver<Read>,
+    index_reads: Receiver<Read>,
 }
 
 impl std::fmt::Debug for Sqlite {
@@ -115,27 +135,56 @@ impl Sqlite {
     /// # Errors
     /// [`OpenError`] when the file cannot be used, or was written by a newer version.
     pub fn open(path: &Path, seed: u64, now: Now) -> Result<Self, OpenError> {
-        let mut connection = connect_for_writing(path).map_err(|error| cannot_open(path, &error))?;
-        migrations::migrate_sqlite(&mut connection).map_err(|error| cannot_open(path, &error))?;
+        let (mut sqlite, works) = Self::assemble(path, seed, now, None).map_err(|error| cannot_open(path, &error))?;
+        sqlite.threads = threads(works, path).map_err(|error| cannot_open(path, &error))?;
+        Ok(sqlite)
+    }
+
+    /// The same without threads: nothing is done that [`Steps`] is not told to do. `flush` stands for the disk.
+    ///
+    /// # Errors
+    /// As [`Sqlite::open`].
+    pub fn open_in_steps(
+        path: &Path,
+        seed: u64,
+        now: Now,
+        flush: impl FnMut() -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(Self, Steps), OpenError> {
+        let assembled = Self::assemble(path, seed, now, Some(Box::new(flush)));
+        let (mut sqlite, works) = assembled.map_err(|error| cannot_open(path, &error))?;
+        let steps = Steps::new(works, path).map_err(|error| cannot_open(path, &error))?;
+        sqlite.bell = Some(steps.bell());
+        Ok((sqlite, steps))
+    }
+
+    fn assemble(
+        path: &Path,
+        seed: u64,
+        now: Now,
+        flush: Option<Flush>,
+    ) -> Result<(Self, Works), Box<dyn std::error::Error>> {
+        let mut connection = connect_for_writing(path)?;
+        migrations::migrate_sqlite(&mut connection)?;
         let listeners: Arc<RwLock<Vec<Listener>>> = Arc::default();
         let reset_log = Arc::new(AtomicBool::new(false));
-        let memory = recall_memory(&connection, seed).map_err(|error| cannot_open(path, &error))?;
-        let newest = connection
-            .query_row("select max(id) from ledger_entries", [], |row| row.get::<_, Option<Vec<u8>>>(0))
-            .map_err(|error| cannot_open(path, &error))?;
+        let memory = recall_memory(&connection, seed)?;
+        let newest =
+            connection.query_row("select max(id) from ledger_entries", [], |row| row.get::<_, Option<Vec<u8>>>(0))?;
         let tail = Tail::above(newest.unwrap_or_default());
         let shared = Shared { credits: memory.credits.committed.clone(), tail: tail.clone() };
         let to_listeners = Arc::clone(&listeners);
-        let mut writer = Writer { connection, memory, now, tail, reset_log: Arc::clone(&reset_log) };
+        let mut writer = Writer { connection, memory, now, tail: tail.clone(), reset_log: Arc::clone(&reset_log) };
         // What a process left that was killed before its flush is flushed now: from here on it is answered.
-        let checkpoint = writer.connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()));
-        checkpoint.map_err(|error| cannot_open(path, &error))?;
+        writer.connection.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(()))?;
         // A checkpoint flushes by itself in the order that keeps the file whole; the log is flushed by the syncer.
-        writer.connection.pragma_update(None, "synchronous", "normal").map_err(|error| cannot_open(path, &error))?;
-        writer.open().map_err(|error| cannot_open(path, &error))?;
+        writer.connection.pragma_update(None, "synchronous", "normal")?;
+        writer.open()?;
         let broken = Arc::new(AtomicBool::new(false));
-        let mut flush = flush_log(path).map_err(|error| cannot_open(path, &error))?;
-        flush().map_err(|error| cannot_open(path, &error))?;
+        let mut flush = match flush {
+            Some(flush) => flush,
+            None => flush_log(path)?,
+        };
+        flush()?;
         let syncer = Syncer {
             flush,
             listener: Arc::new(move |events: &[Event]| {
@@ -145,48 +194,42 @@ impl Sqlite {
             }),
             broken: Arc::clone(&broken),
         };
-        let checkpointer = connect_for_writing(path).map_err(|error| cannot_open(path, &error))?;
-        let (dirty, to_checkpoint) = sync_channel(1);
-        let (finished, to_sync) = sync_channel(MOST_WAITING);
-        let broken_log = Arc::clone(&broken);
-        let after = After { finished, dirty, broken: Arc::clone(&broken) };
-        let (commands, waiting) = channel();
-        let (portions, to_index) = channel();
-        let (reads, to_read) = channel();
-        let (scans, to_scan) = channel();
-        let (index_reads, to_read_for_index) = channel();
-        let index = index_writer(path, &writer).map_err(|error| cannot_open(path, &error))?;
-        let mut threads = vec![
-            spawn("store-index", move || index_until_closed(index, &to_index)),
-            spawn("store-writer", move || write_until_closed(writer, Queue::new(waiting), after)),
-            spawn("store-syncer", move || syncer.run_until_closed(&to_sync)),
-            spawn("store-checkpoint", move || {
-                checkpoint_until_closed(&checkpointer, &to_checkpoint, &reset_log, &broken_log);
-            }),
-        ];
-        let [to_read, to_scan, for_index] =
-            [to_read, to_scan, to_read_for_index].map(|reads| Arc::new(Mutex::new(reads)));
-        for to_read in [&to_read; READERS].into_iter().chain([&to_scan; SCANNERS]).chain([&for_index]) {
-            let connection = connect_for_reading(path).map_err(|error| cannot_open(path, &error))?;
-            attach_index(&connection, path).map_err(|error| cannot_open(path, &error))?;
-            let to_read = Arc::clone(to_read);
-            let shared = shared.clone();
-            threads.push(spawn("store-reader", move || read_until_closed(&connection, Some(&shared), &to_read)));
-        }
-        let threads =
-            threads.into_iter().collect::<std::io::Result<Vec<_>>>().map_err(|error| cannot_open(path, &error))?;
-        Ok(Self {
-            writer: Some(commands),
-            index: Some(portions),
-            readers: Some(reads),
-            scanners: Some(scans),
-            index_reads: Some(index_reads),
-            threads,
+        let checkpointer = connect_for_writing(path)?;
+        let index = index_writer(path, &writer)?;
+        let (to_writer, commands) = channel();
+        let (to_index, portions) = channel();
+        let (to_readers, reads) = channel();
+        let (to_scanners, scans) = channel();
+        let (to_index_reader, index_reads) = channel();
+        let sqlite = Self {
+            writer: Some(to_writer),
+            index: Some(to_index),
+            readers: Some(to_readers),
+            scanners: Some(to_scanners),
+            index_reads: Some(to_index_reader),
+            threads: Vec::new(),
             listeners,
-            tail: shared.tail,
-            broken,
+            tail,
+            broken: Arc::clone(&broken),
+            bell: None,
             path: path.to_owned(),
-        })
+        };
+        let commands = Queue::new(commands);
+        let works = Works {
+            writer,
+            commands,
+            syncer,
+            index,
+            portions,
+            checkpointer,
+            reset_log,
+            broken,
+            shared,
+            reads,
+            scans,
+            index_reads,
+        };
+        Ok((sqlite, works))
     }
 
     /// Opens the database at `path` for reading alone, as the command line does beside a running process.
@@ -208,6 +251,7 @@ impl Sqlite {
             listeners: Arc::default(),
             tail: Tail::default(),
             broken: Arc::default(),
+            bell: None,
             path: path.to_owned(),
         })
     }
@@ -228,6 +272,7 @@ impl Sqlite {
         if let Some(writer) = &self.writer {
             // A writer that is gone drops the command, and the receiver learns it.
             let _ = writer.send((turn, Box::new(submitted)));
+            self.ring();
         }
         answer
     }
@@ -242,8 +287,15 @@ impl Sqlite {
         let (submitted, answer) = Submitted::new(command);
         if let Some(index) = &self.index {
             let _ = index.send(Box::new(submitted));
+            self.ring();
         }
         answer
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = &self.bell {
+            bell.notify_one();
+        }
     }
 
     /// The search index has all entries up to `last` now.
@@ -272,6 +324,7 @@ impl Sqlite {
         };
         if let Some(threads) = threads {
             let _ = threads.send(read);
+            self.ring();
         }
         answer
     }
@@ -296,6 +349,37 @@ impl Drop for Sqlite {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+/// Starts the threads that do all the work.
+fn threads(works: Works, path: &Path) -> Result<Vec<JoinHandle<()>>, Box<dyn std::error::Error>> {
+    let Works { writer, commands, syncer, index, portions, checkpointer, reset_log, broken, shared, .. } = works;
+    let (dirty, to_checkpoint) = sync_channel(1);
+    let (finished, to_sync) = sync_channel(MOST_WAITING);
+    let after = After { finished, dirty, broken: Arc::clone(&broken) };
+    let mut threads = vec![
+        spawn("store-index", move || index_until_closed(index, &portions))?,
+        spawn("store-writer", move || write_until_closed(writer, commands, after))?,
+        spawn("store-syncer", move || syncer.run_until_closed(&to_sync))?,
+        spawn("store-checkpoint", move || {
+            checkpoint_until_closed(&checkpointer, &to_checkpoint, &reset_log, &broken);
+        })?,
+    ];
+    for (reads, readers) in [(works.reads, READERS), (works.scans, SCANNERS), (works.index_reads, 1)] {
+        let reads = Arc::new(Mutex::new(reads));
+        for _ in 0..readers {
+            let (connection, reads, shared) = (reader(path)?, Arc::clone(&reads), shared.clone());
+            threads.push(spawn("store-reader", move || read_until_closed(&connection, Some(&shared), &reads))?);
+        }
+    }
+    Ok(threads)
+}
+
+/// A connection that reads the database and its index.
+fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect_for_reading(path)?;
+    attach_index(&connection, path)?;
+    Ok(connection)
 }
 
 fn read_snapshot<T>(
@@ -404,26 +488,29 @@ fn write_until_closed(mut writer: Writer, mut waiting: Queue<Box<dyn Waiting>>, 
 }
 
 fn index_until_closed(mut writer: Writer, portions: &Receiver<Box<dyn Waiting>>) {
-    // It is made anew from the ledger if need be, so nobody waits for the disk.
-    let flush: Flush = Box::new(|| Ok(()));
-    let mut syncer = Syncer { flush, listener: Arc::new(|_| ()), broken: Arc::default() };
     while let Ok(portion) = portions.recv() {
-        syncer.step(vec![writer.step(vec![portion])]);
+        index_once(&mut writer, portion);
     }
+}
+
+fn index_once(writer: &mut Writer, portion: Box<dyn Waiting>) {
+    let Finished { group, outcome, .. } = writer.step(vec![portion]);
+    // The index is made anew from the ledger if need be, so nobody waits for the disk.
+    group.into_iter().for_each(|portion| portion.answer(outcome.clone()));
 }
 
 fn read_until_closed(connection: &Connection, shared: Option<&Shared>, reads: &Mutex<Receiver<Read>>) {
     loop {
         let read = reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match read {
-            Ok(read) => {
-                let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(connection, shared)));
-                if finished.is_err() && !connection.is_autocommit() {
-                    let _ = connection.execute_batch("rollback");
-                }
-            }
-            Err(_) => return,
-        }
+        let Ok(read) = read else { return };
+        read_once(connection, shared, read);
+    }
+}
+
+fn read_once(connection: &Connection, shared: Option<&Shared>, read: Read) {
+    let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(connection, shared)));
+    if finished.is_err() && !connection.is_autocommit() {
+        let _ = connection.execute_batch("rollback");
     }
 }
 
@@ -434,12 +521,7 @@ fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_
             let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             return;
         }
-        let frames = connection.query_row("pragma wal_checkpoint(passive)", [], |row| row.get::<_, i64>(1));
-        match frames {
-            Ok(frames) if frames > MOST_LOG_FRAMES => reset_log.store(true, Ordering::Relaxed),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "a checkpoint failed"),
-        }
+        checkpoint_once(connection, reset_log);
         // Copying pages in larger portions writes a page that changed often only once. The end of the
         // writer ends the pause, too: nobody waits for it at a stop.
         let pause_ends = Instant::now() + CHECKPOINT_PAUSE;
@@ -451,6 +533,15 @@ fn checkpoint_until_closed(connection: &Connection, dirty: &Receiver<()>, reset_
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+}
+
+fn checkpoint_once(connection: &Connection, reset_log: &AtomicBool) {
+    let frames = connection.query_row("pragma wal_checkpoint(passive)", [], |row| row.get::<_, i64>(1));
+    match frames {
+        Ok(frames) if frames > MOST_LOG_FRAMES => reset_log.store(true, Ordering::Relaxed),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "a checkpoint failed"),
     }
 }
 
