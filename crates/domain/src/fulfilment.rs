@@ -24,6 +24,8 @@ pub struct Capabilities {
 pub struct Profile {
     /// ICCID, 18 to 22 digits, without the trailing `F`. Not a key: upstreams re-use them.
     pub iccid: String,
+    /// The upstream's own name of the eSIM, by which it is asked about it later.
+    pub handle: Option<String>,
     /// Host name of the SM-DP+.
     pub smdp_address: String,
     /// MatchingID of SGP.22; may be empty.

@@ -9,7 +9,7 @@ use providers::sandbox::{
     ANSWER_LOST, BUSY, DELIVERS, KEEPS, LATE_SALE, PARTIAL, ProfileState, REFUSES, SLOW, Sandbox, SandboxError,
     SandboxOptions, UNKNOWN, catalogue,
 };
-use providers::{Purchase, Upstream};
+use providers::{Purchase, SoldEsim, Upstream};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,11 +49,15 @@ fn world(delay_ms: i64) -> Sandbox {
 }
 
 fn purchase(plan: &str, reference: &str, quantity: u32) -> Purchase {
-    Purchase { reference: reference.to_owned(), upstream_plan_id: plan.to_owned(), quantity }
+    Purchase { reference: reference.to_owned(), order: None, upstream_plan_id: plan.to_owned(), quantity }
 }
 
 fn after(millis: i64) -> Timestamp {
     NOW.plus_millis(millis)
+}
+
+fn esim(reference: &str, iccid: &str) -> SoldEsim {
+    SoldEsim { reference: reference.to_owned(), order: None, iccid: iccid.to_owned(), handle: None }
 }
 
 async fn place(sandbox: &Sandbox, now: Timestamp, purchase: &Purchase) -> Outcome {
@@ -65,7 +69,7 @@ async fn look_up(sandbox: &Sandbox, now: Timestamp, purchase: &Purchase) -> Look
 }
 
 async fn cancel(sandbox: &Sandbox, reference: &str, iccid: &str) -> Cancellation {
-    sandbox.cancel(NOW, reference.to_owned(), iccid.to_owned()).await.meaning
+    sandbox.cancel(NOW, esim(reference, iccid)).await.meaning
 }
 
 async fn buy(sandbox: &Sandbox, plan: &str, reference: &str, quantity: u32) -> Vec<Profile> {
@@ -299,7 +303,7 @@ async fn what_is_not_installed_is_taken_back_once() {
     let sandbox = world(0);
     let profiles = buy(&sandbox, DELIVERS, "a-0", 2).await;
     let other = buy(&sandbox, DELIVERS, "b-0", 1).await;
-    let cancel_at = |now: Timestamp, iccid: &str| sandbox.cancel(now, "a-0".to_owned(), iccid.to_owned());
+    let cancel_at = |now: Timestamp, iccid: &str| sandbox.cancel(now, esim("a-0", iccid));
 
     assert_eq!(cancel_at(after(1), &profiles[0].iccid).await.meaning, Cancellation::Cancelled);
     assert_eq!(sandbox.sales("a-0", NOW, 1).await.unwrap()[0].cancelled_at, None);

@@ -249,7 +249,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
     fn purchase(reference: String) -> Purchase {
-        Purchase { reference, upstream_plan_id: DELIVERS.to_owned(), quantity: 1 }
+        Purchase { reference, order: None, upstream_plan_id: DELIVERS.to_owned(), quantity: 1 }
     }
 
     fn executor(sandbox: &Sandbox) -> &Executor {

@@ -9,8 +9,8 @@ mod group;
 mod operator;
 mod postgres;
 mod profile_state;
-mod profiles;
-mod special;
+pub(crate) mod profiles;
+pub(crate) mod special;
 mod upstream;
 mod world;
 

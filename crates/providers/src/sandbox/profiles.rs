@@ -5,7 +5,7 @@ use domain::fulfilment::Profile;
 use domain::time::Timestamp;
 
 /// Host of the sandbox's SM-DP+; the top-level domain is reserved, so no phone ever reaches it.
-pub(super) const SMDP_ADDRESS: &str = "smdp.esim-sandbox.example";
+pub(crate) const SMDP_ADDRESS: &str = "smdp.esim-sandbox.example";
 
 /// Telecom (89) and a country code nobody has (999).
 const ICCID_PREFIX: &str = "89999";
@@ -20,7 +20,7 @@ const INSTALL_WITHIN_MS: i64 = 180 * 24 * 60 * 60 * 1000;
 
 /// The profiles of one world.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Profiles {
+pub(crate) struct Profiles {
     seed: u64,
 }
 
@@ -37,6 +37,7 @@ impl Profiles {
         let locked = number % 4 == 1;
         Profile {
             iccid: self.iccid(number),
+            handle: None,
             smdp_address: SMDP_ADDRESS.to_owned(),
             activation_code: format!("LPA:1${SMDP_ADDRESS}${matching_id}{flag}"),
             matching_id,

@@ -7,7 +7,10 @@ use super::error::SandboxError;
 use super::profile_state::ProfileState;
 use super::special::{Behaviour, UNKNOWN};
 use super::world::{Change, StoredSale};
-use crate::{Answer, Heard, Purchase, Upstream};
+use super::{CataloguePlan, catalogue};
+use crate::callback::{Callback, CallbackRefusal, Notice};
+use crate::offer::{Activation, Balance, Cost, Data, Offer, OfferNetwork, Usage};
+use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::time::Timestamp;
 use serde_json::json;
@@ -21,6 +24,48 @@ const BUSY_TIMES: u32 = 2;
 const BUSY_RETRY_MS: i64 = 1_000;
 const CONNECTION_LOST: &str = "connection closed";
 const NOTHING_HEARD: &str = "connection closed without an answer";
+
+const NOTHING_IS_USED: &str = "no phone ever uses a sandbox's eSIM";
+const NOTHING_IS_ADDED: &str = "the sandbox adds no data to its eSIMs";
+const NO_MONEY: &str = "the sandbox takes no money";
+const NO_CALLBACKS: &str = "the sandbox tells nothing by itself";
+
+fn unsupported<T>(why: &'static str) -> Heard<Reading<T>> {
+    Heard::new(Err(NotRead::Unsupported(why)), "")
+}
+
+fn offer(plan: &CataloguePlan) -> Offer {
+    let data = match (plan.unlimited, plan.daily_data_mb, plan.data_mb) {
+        (false, Some(daily), _) => Data::Daily(daily),
+        (false, None, Some(total)) => Data::Total(total),
+        _ => Data::Unlimited,
+    };
+    let networks = plan.networks.iter().map(|network| OfferNetwork {
+        country: network.country.to_owned(),
+        operator: network.operator.to_owned(),
+        technology: network.technology.to_owned(),
+    });
+    let mut countries: Vec<String> = plan.countries.iter().map(|country| (*country).to_owned()).collect();
+    countries.sort_unstable();
+    Offer {
+        upstream_plan_id: plan.upstream_plan_id.clone(),
+        name: plan.name.clone(),
+        cost: Cost { units: plan.price_minor, decimals: 2, currency: "USD".to_owned() },
+        countries,
+        data,
+        validity_days: plan.validity_days,
+        networks: networks.collect(),
+        speed: Some(plan.speed.to_owned()),
+        activation: match plan.activation {
+            "on_install" => Activation::OnInstall,
+            "on_first_use" => Activation::OnFirstUse,
+            _ => Activation::OnOrder,
+        },
+        add_on_supported: plan.top_up_supported,
+        apn: None,
+        remark: plan.fair_use.clone(),
+    }
+}
 
 impl Upstream for Sandbox {
     fn capabilities(&self) -> Capabilities {
@@ -41,8 +86,44 @@ impl Upstream for Sandbox {
         Box::pin(self.what_became_of(now, purchase))
     }
 
-    fn cancel(&self, now: Timestamp, reference: String, iccid: String) -> Answer<'_, Cancellation> {
-        Box::pin(self.take_back(now, reference, iccid))
+    fn cancel(&self, now: Timestamp, esim: SoldEsim) -> Answer<'_, Cancellation> {
+        Box::pin(self.take_back(now, esim.reference, esim.iccid))
+    }
+
+    fn services(&self) -> Services {
+        Services {
+            cancel: Support::Yes,
+            refund_effect: RefundEffect::AtOnce,
+            usage: Support::No(NOTHING_IS_USED),
+            add_on: Support::No(NOTHING_IS_ADDED),
+            balance: Support::No(NO_MONEY),
+            callbacks: Support::No(NO_CALLBACKS),
+            calls_per_second: None,
+        }
+    }
+
+    fn offers(&self, _now: Timestamp) -> Answer<'_, Reading<Vec<Offer>>> {
+        Box::pin(async { Heard::new(Ok(catalogue().iter().map(offer).collect()), "") })
+    }
+
+    fn usage(&self, _now: Timestamp, _esim: SoldEsim) -> Answer<'_, Reading<Usage>> {
+        Box::pin(async { unsupported(NOTHING_IS_USED) })
+    }
+
+    fn add_ons(&self, _now: Timestamp, _esim: SoldEsim) -> Answer<'_, Reading<Vec<Offer>>> {
+        Box::pin(async { unsupported(NOTHING_IS_ADDED) })
+    }
+
+    fn add(&self, _now: Timestamp, _add_on: AddOn) -> Answer<'_, Outcome> {
+        Box::pin(async { refused("unsupported", NOTHING_IS_ADDED) })
+    }
+
+    fn balance(&self, _now: Timestamp) -> Answer<'_, Reading<Balance>> {
+        Box::pin(async { unsupported(NO_MONEY) })
+    }
+
+    fn read_callback(&self, _now: Timestamp, _callback: &Callback) -> Result<Notice, CallbackRefusal> {
+        Err(CallbackRefusal::Unsupported(NO_CALLBACKS))
     }
 }
 
@@ -69,7 +150,7 @@ impl Sandbox {
             Ok(Placed::Duplicate) => sold_before(),
             Ok(Placed::Busy) => try_later(Some(now.plus_millis(BUSY_RETRY_MS)), "busy".to_owned()),
             Err(SandboxError::Uncertain(cause)) => {
-                Heard { raw: NOTHING_HEARD.to_owned(), meaning: Outcome::Unknown { reason: cause } }
+                Heard { order: None, raw: NOTHING_HEARD.to_owned(), meaning: Outcome::Unknown { reason: cause } }
             }
             Err(error) => try_later(None, error.to_string()),
         }
@@ -95,10 +176,13 @@ impl Sandbox {
 
     fn sold(&self, now: Timestamp, sale: StoredSale) -> Heard<Outcome> {
         match self.delivery(now, &sale) {
-            Some(profiles) => {
-                Heard { raw: delivered_raw(&sale.reference, &profiles), meaning: Outcome::Done { profiles } }
-            }
+            Some(profiles) => Heard {
+                order: None,
+                raw: delivered_raw(&sale.reference, &profiles),
+                meaning: Outcome::Done { profiles },
+            },
             None => Heard {
+                order: None,
                 raw: provisioning_raw(&sale),
                 meaning: Outcome::NotYet(NotYet::Provisioning { poll_at: sale.ready_at }),
             },
@@ -114,17 +198,27 @@ impl Sandbox {
             Ok(sale) => sale.filter(|sale| sale.is_sold(now)),
             Err(error) => {
                 let reason = error.to_string();
-                return Heard { raw: json!({"error": reason}).to_string(), meaning: LookUp::NoAnswer { reason } };
+                return Heard {
+                    order: None,
+                    raw: json!({"error": reason}).to_string(),
+                    meaning: LookUp::NoAnswer { reason },
+                };
             }
         };
         let Some(sale) = sale else {
-            return Heard { raw: json!({"status": "not_found"}).to_string(), meaning: LookUp::NotFound };
+            return Heard { order: None, raw: json!({"status": "not_found"}).to_string(), meaning: LookUp::NotFound };
         };
         match self.delivery(now, &sale) {
-            Some(profiles) => {
-                Heard { raw: delivered_raw(&sale.reference, &profiles), meaning: LookUp::Delivered { profiles } }
-            }
-            None => Heard { raw: provisioning_raw(&sale), meaning: LookUp::Provisioning { poll_at: sale.ready_at } },
+            Some(profiles) => Heard {
+                order: None,
+                raw: delivered_raw(&sale.reference, &profiles),
+                meaning: LookUp::Delivered { profiles },
+            },
+            None => Heard {
+                order: None,
+                raw: provisioning_raw(&sale),
+                meaning: LookUp::Provisioning { poll_at: sale.ready_at },
+            },
         }
     }
 
@@ -142,7 +236,7 @@ impl Sandbox {
         match change {
             Ok(Change::Done) => {
                 let raw = json!({"status": "cancelled", "iccid": iccid}).to_string();
-                Heard { raw, meaning: Cancellation::Cancelled }
+                Heard { order: None, raw, meaning: Cancellation::Cancelled }
             }
             Ok(Change::NotFound) => not_taken_back("the reference has no eSIM with this ICCID"),
             Ok(Change::Kept) => not_taken_back("eSIMs of this plan are not taken back"),
@@ -151,7 +245,11 @@ impl Sandbox {
             Ok(Change::Impossible { .. }) => not_taken_back("the eSIM is installed"),
             Err(error) => {
                 let reason = error.to_string();
-                Heard { raw: json!({"error": reason}).to_string(), meaning: Cancellation::TryLater { reason } }
+                Heard {
+                    order: None,
+                    raw: json!({"error": reason}).to_string(),
+                    meaning: Cancellation::TryLater { reason },
+                }
             }
         }
     }
@@ -159,6 +257,7 @@ impl Sandbox {
 
 fn refused(code: &str, message: &str) -> Heard<Outcome> {
     Heard {
+        order: None,
         raw: json!({"error": code, "message": message}).to_string(),
         meaning: Outcome::Refused { code: code.to_owned(), message: message.to_owned() },
     }
@@ -169,17 +268,23 @@ fn refused(code: &str, message: &str) -> Heard<Outcome> {
 fn sold_before() -> Heard<Outcome> {
     let Heard { raw, .. } = refused("duplicate_reference", "this reference was sold before");
     Heard {
+        order: None,
         raw,
         meaning: Outcome::Unknown { reason: "duplicate_reference: this reference was sold before".to_owned() },
     }
 }
 
 fn connection_lost() -> Heard<Outcome> {
-    Heard { raw: NOTHING_HEARD.to_owned(), meaning: Outcome::Unknown { reason: CONNECTION_LOST.to_owned() } }
+    Heard {
+        order: None,
+        raw: NOTHING_HEARD.to_owned(),
+        meaning: Outcome::Unknown { reason: CONNECTION_LOST.to_owned() },
+    }
 }
 
 fn try_later(retry_at: Option<Timestamp>, reason: String) -> Heard<Outcome> {
     Heard {
+        order: None,
         raw: json!({"error": "try_later", "message": reason}).to_string(),
         meaning: Outcome::NotYet(NotYet::TryLater { retry_at, reason }),
     }
@@ -187,6 +292,7 @@ fn try_later(retry_at: Option<Timestamp>, reason: String) -> Heard<Outcome> {
 
 fn cannot_tell(reason: &str) -> Heard<LookUp> {
     Heard {
+        order: None,
         raw: json!({"error": "cannot_tell", "message": reason}).to_string(),
         meaning: LookUp::CannotTell { reason: reason.to_owned() },
     }
@@ -194,6 +300,7 @@ fn cannot_tell(reason: &str) -> Heard<LookUp> {
 
 fn not_taken_back(reason: &str) -> Heard<Cancellation> {
     Heard {
+        order: None,
         raw: json!({"error": "not_cancelled", "message": reason}).to_string(),
         meaning: Cancellation::Refused { reason: reason.to_owned() },
     }

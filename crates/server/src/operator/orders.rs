@@ -301,6 +301,7 @@ fn profile(index: usize, values: &Values) -> Result<Profile, Problem> {
     };
     Ok(Profile {
         iccid,
+        handle: None,
         smdp_address,
         matching_id,
         activation_code,

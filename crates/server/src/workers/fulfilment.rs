@@ -5,7 +5,7 @@ use crate::platform::{Platform, Upstreams};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Patience, Step};
 use domain::id::JobId;
 use domain::time::Timestamp;
-use providers::{Answer, Purchase};
+use providers::{Answer, Purchase, SoldEsim};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use store::fulfilment::{
@@ -205,6 +205,7 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
     let patience = patience(platform, upstream.capabilities());
     let purchase = Purchase {
         reference: placement.reference(),
+        order: None,
         upstream_plan_id: placement.upstream_plan_id.clone(),
         quantity: placement.quantity,
     };
@@ -255,7 +256,7 @@ const LATE: &str = "no answer in time";
 /// Waits for an upstream no longer than [`UPSTREAM_TIME`]; then `late` says what is known.
 async fn in_time<T>(answer: Answer<'_, T>, late: impl FnOnce() -> T) -> providers::Heard<T> {
     let answered = tokio::time::timeout(UPSTREAM_TIME, answer).await;
-    answered.unwrap_or_else(|_| providers::Heard { meaning: late(), raw: LATE.to_owned() })
+    answered.unwrap_or_else(|_| providers::Heard::new(late(), LATE))
 }
 
 async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Decision<(), LeaseLost> {
@@ -278,8 +279,10 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
             }
             Some(upstream) => {
                 let now = platform.clock.now();
+                let sold =
+                    SoldEsim { reference: take_back.reference, order: None, iccid: take_back.iccid, handle: None };
                 let late = || Cancellation::TryLater { reason: LATE.to_owned() };
-                in_time(upstream.cancel(now, take_back.reference, take_back.iccid), late).await
+                in_time(upstream.cancel(now, sold), late).await
             }
         };
         platform.metrics.upstream_call(&take_back.provider, "cancel", cancellation_word(&answer.meaning));
@@ -300,7 +303,7 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
 }
 
 fn not_asked(meaning: Cancellation) -> providers::Heard<Cancellation> {
-    providers::Heard { meaning, raw: String::new() }
+    providers::Heard::new(meaning, "")
 }
 
 const fn outcome_word(outcome: &Outcome) -> &'static str {

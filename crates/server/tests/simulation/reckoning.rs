@@ -78,8 +78,12 @@ async fn decide(caller: &Caller, order: OrderId, clock: SimulatedClock) {
     let sales = world.sandbox.sales(&order.to_string(), clock.now(), 10).await.unwrap();
     let mut profiles: Option<Vec<Profile>> = None;
     for sale in sales {
-        let purchase =
-            Purchase { reference: sale.reference, upstream_plan_id: sale.upstream_plan_id, quantity: sale.quantity };
+        let purchase = Purchase {
+            reference: sale.reference,
+            order: None,
+            upstream_plan_id: sale.upstream_plan_id,
+            quantity: sale.quantity,
+        };
         if let domain::fulfilment::LookUp::Delivered { profiles: found } =
             world.sandbox.look_up(clock.now(), purchase).await.meaning
         {

@@ -5,7 +5,9 @@ use crate::clock::pause;
 use crate::world::World;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, Outcome};
 use domain::time::Timestamp;
-use providers::{Answer, Heard, Purchase, Upstream};
+use providers::callback::{Callback, CallbackRefusal, Notice};
+use providers::offer::{Balance, Offer, Usage};
+use providers::{AddOn, Answer, Heard, Purchase, Reading, Services, SoldEsim, Upstream};
 use server::clock::Clock;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -62,8 +64,7 @@ impl Network {
     }
 
     async fn send(&self, now: Timestamp, purchase: Purchase) -> Heard<Outcome> {
-        let unknown =
-            |reason: &str| Heard { meaning: Outcome::Unknown { reason: reason.to_owned() }, raw: reason.to_owned() };
+        let unknown = |reason: &str| Heard::new(Outcome::Unknown { reason: reason.to_owned() }, reason);
         let dice = &self.world.dice;
         if !self.world.is_calm() && dice.once_in(20) {
             self.way().await;
@@ -106,21 +107,49 @@ impl Upstream for Network {
             self.way().await;
             if self.answer_is_lost().await {
                 let reason = "the answer was lost".to_owned();
-                return Heard { raw: reason.clone(), meaning: LookUp::NoAnswer { reason } };
+                return Heard::new(LookUp::NoAnswer { reason: reason.clone() }, reason);
             }
             heard
         })
     }
 
-    fn cancel(&self, now: Timestamp, reference: String, iccid: String) -> Answer<'_, Cancellation> {
-        self.world.note(now, &format!("cancel {reference}"));
+    fn services(&self) -> Services {
+        self.world.sandbox.services()
+    }
+
+    fn offers(&self, now: Timestamp) -> Answer<'_, Reading<Vec<Offer>>> {
+        self.world.sandbox.offers(now)
+    }
+
+    fn usage(&self, now: Timestamp, esim: SoldEsim) -> Answer<'_, Reading<Usage>> {
+        self.world.sandbox.usage(now, esim)
+    }
+
+    fn add_ons(&self, now: Timestamp, esim: SoldEsim) -> Answer<'_, Reading<Vec<Offer>>> {
+        self.world.sandbox.add_ons(now, esim)
+    }
+
+    fn add(&self, now: Timestamp, add_on: AddOn) -> Answer<'_, Outcome> {
+        self.world.sandbox.add(now, add_on)
+    }
+
+    fn balance(&self, now: Timestamp) -> Answer<'_, Reading<Balance>> {
+        self.world.sandbox.balance(now)
+    }
+
+    fn read_callback(&self, now: Timestamp, callback: &Callback) -> Result<Notice, CallbackRefusal> {
+        self.world.sandbox.read_callback(now, callback)
+    }
+
+    fn cancel(&self, now: Timestamp, esim: SoldEsim) -> Answer<'_, Cancellation> {
+        self.world.note(now, &format!("cancel {}", esim.reference));
         Box::pin(async move {
             self.way().await;
-            let heard = self.world.sandbox.cancel(self.clock.now(), reference, iccid).await;
+            let heard = self.world.sandbox.cancel(self.clock.now(), esim).await;
             self.way().await;
             if self.answer_is_lost().await {
                 let reason = "the answer was lost".to_owned();
-                return Heard { raw: reason.clone(), meaning: Cancellation::TryLater { reason } };
+                return Heard::new(Cancellation::TryLater { reason: reason.clone() }, reason);
             }
             heard
         })

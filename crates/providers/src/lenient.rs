@@ -1,0 +1,106 @@
+//! Reads what upstreams answer: a number may come as a text and a truth as 0 or 1; what is missing is `None`.
+
+use domain::fulfilment::Profile;
+use domain::time::Timestamp;
+use serde_json::Value;
+
+/// A field as text; numbers as they are written. `None` when it is missing, null or empty.
+pub(crate) fn text(value: &Value, name: &str) -> Option<String> {
+    value.get(name).and_then(as_text)
+}
+
+/// A value as text; numbers as they are written. `None` for null, lists, objects and empty texts.
+pub(crate) fn as_text(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::String(text) => text.trim().to_owned(),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(yes) => yes.to_string(),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    };
+    (!text.is_empty()).then_some(text)
+}
+
+/// A field as a whole number; a fraction is cut off.
+pub(crate) fn integer(value: &Value, name: &str) -> Option<i64> {
+    let text = text(value, name)?;
+    text.split_once('.').map_or(text.as_str(), |(whole, _)| whole).parse().ok()
+}
+
+/// A field as a truth: `true`, `1`, `"true"`, `"1"`.
+pub(crate) fn truth(value: &Value, name: &str) -> bool {
+    matches!(text(value, name).as_deref(), Some("true" | "1"))
+}
+
+/// The entries of a list; none when it is missing or no list.
+pub(crate) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// A list of texts, with an empty text for what is none, so that parallel lists stay parallel.
+pub(crate) fn texts(value: &Value, name: &str) -> Vec<String> {
+    list(value, name).iter().map(|text| as_text(text).unwrap_or_default()).collect()
+}
+
+/// Reads `LPA:1$host$matching-id` (SGP.22), with or without a scheme before the host, into a profile that has nothing
+/// else yet.
+pub(crate) fn profile(activation_code: &str) -> Option<Profile> {
+    let code = activation_code.trim();
+    let parts: Vec<&str> = code.strip_prefix("LPA:").unwrap_or(code).split('$').collect();
+    let ["1", smdp, matching, rest @ ..] = parts.as_slice() else { return None };
+    let smdp = smdp.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    if smdp.is_empty() {
+        return None;
+    }
+    let mut code = format!("LPA:1${smdp}${matching}");
+    for part in rest {
+        code = format!("{code}${part}");
+    }
+    Some(Profile {
+        smdp_address: smdp.to_owned(),
+        matching_id: (*matching).to_owned(),
+        activation_code: code,
+        ..Profile::default()
+    })
+}
+
+/// Reads `YYYY-MM-DD HH:MM[:SS]` at so many hours east of Greenwich.
+pub(crate) fn local_time(text: &str, hours_east: i8) -> Option<Timestamp> {
+    let text = if text.len() == "YYYY-MM-DD HH:MM".len() { format!("{text}:00") } else { text.to_owned() };
+    let time = jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", &text).ok()?;
+    let time = jiff::tz::Offset::constant(hours_east).to_timestamp(time).ok()?;
+    Some(Timestamp::from_millis(time.as_millisecond()))
+}
+
+/// Writes the same with seconds.
+pub(crate) fn local_text(time: Timestamp, hours_east: i8) -> String {
+    let time = jiff::Timestamp::from_millisecond(time.millis()).unwrap_or_default();
+    jiff::tz::Offset::constant(hours_east).to_datetime(time).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_activation_code_is_read_in_every_spelling() {
+        let read =
+            |code| profile(code).map(|profile| (profile.smdp_address, profile.matching_id, profile.activation_code));
+        let expected = Some(("rsp.test".to_owned(), "A-1".to_owned(), "LPA:1$rsp.test$A-1".to_owned()));
+        for code in ["LPA:1$rsp.test$A-1", "1$rsp.test$A-1", " LPA:1$https://rsp.test/$A-1"] {
+            assert_eq!(read(code), expected, "{code}");
+        }
+        assert_eq!(read("LPA:1$rsp.test$A-1$$1").unwrap().2, "LPA:1$rsp.test$A-1$$1");
+        for code in ["", "LPA:2$a$b", "LPA:1$$b", "https://rsp.test"] {
+            assert_eq!(read(code), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_time_in_shanghai_is_eight_hours_ahead() {
+        let time = local_time("2026-01-02 03:04:05", 8).unwrap();
+        assert_eq!(time.to_string(), "2026-01-01T19:04:05.000Z");
+        assert_eq!(local_time("2026-01-02 03:04", 8), Some(time.plus_millis(-5_000)));
+        assert_eq!(local_text(time, 8), "2026-01-02 03:04:05");
+        assert_eq!(local_time("soon", 8), None);
+    }
+}
