@@ -25,6 +25,7 @@ pub mod price_list;
 pub mod problem;
 pub mod routes;
 pub mod serve;
+pub mod simulate;
 pub mod stop;
 pub mod token;
 pub mod trusted_proxies;

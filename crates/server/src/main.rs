@@ -8,6 +8,7 @@ use server::first_start::random_password;
 use server::keyring::Keyring;
 use server::operator::ledger::check;
 use server::password::Hasher;
+use server::simulate::{self, Simulate};
 use server::{App, Runtime, database};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ enum Command {
     Move(MoveBetween),
     /// Puts a backup into a data folder that holds no database.
     Restore(BackupPlace),
+    /// Serves an upstream to try things out with: it speaks a real one's wire and sells nothing real.
+    Simulate(Simulate),
 }
 
 #[derive(Debug, Subcommand)]
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
                 let made = backup::make(&config.data_dir, &folder).await;
                 made.map(|made| tell("backed up to", &folder, &made))
             }
+            Command::Simulate(simulate) => run_simulator(simulate).await,
             Command::Restore(BackupPlace { folder }) => {
                 let restored = backup::restore(&folder, &config.data_dir).await;
                 restored.map(|restored| tell("restored from", &folder, &restored))
@@ -165,6 +169,19 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
         _ = interrupt.recv() => {}
     }
     app.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_simulator(simulate: Simulate) -> Result<ExitCode, String> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let (welcome, simulator) = simulate::start(simulate).await?;
+    say(&welcome);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    drop(simulator);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -22,6 +22,8 @@ pub struct Esim {
     pub placement: u32,
     /// ICCID.
     pub iccid: Option<String>,
+    /// The upstream's own name of it, by which it is asked about it.
+    pub upstream_handle: Option<String>,
     /// Host name of the SM-DP+.
     pub smdp_address: Option<String>,
     /// MatchingID.
@@ -67,6 +69,7 @@ impl Esim {
             plan_status: None,
             placement: 0,
             iccid: None,
+            upstream_handle: None,
             smdp_address: None,
             matching_id: None,
             activation_code: None,
@@ -97,7 +100,8 @@ pub(crate) fn fill(order: OrderId, quantity: u32, status: OrderStatus, rows: Vec
 }
 
 const ESIM: &str = "id, state, profile_status, plan_status, placement, iccid, smdp_address, matching_id, \
-     activation_code, confirmation_code, apn, msisdn, pin, puk, install_by, delivered_at, refunded, cancel_failure";
+     activation_code, confirmation_code, apn, msisdn, pin, puk, install_by, delivered_at, refunded, cancel_failure, \
+     upstream_handle";
 
 fn esim(row: &dyn Row) -> Result<Esim, Fault> {
     let text = |column| row.opt_text(column).map(|text| text.map(str::to_owned));
@@ -120,6 +124,7 @@ fn esim(row: &dyn Row) -> Result<Esim, Fault> {
         delivered_at: row.opt_int(15)?.map(Timestamp::from_millis),
         refunded: row.int(16)?,
         cancel_failure: text(17)?,
+        upstream_handle: text(18)?,
     })
 }
 
@@ -140,8 +145,9 @@ pub(crate) fn deliver(
     let now = tx.now();
     tx.change(
         "insert into esims (id, tenant_id, state, profile_status, plan_status, placement, iccid, smdp_address,
-             matching_id, activation_code, confirmation_code, apn, msisdn, pin, puk, install_by, delivered_at, refunded)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0)",
+             matching_id, activation_code, confirmation_code, apn, msisdn, pin, puk, install_by, delivered_at, refunded,
+             upstream_handle)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, 0, $18)",
         &[
             id.as_bytes().into(),
             tenant.as_bytes().into(),
@@ -160,6 +166,7 @@ pub(crate) fn deliver(
             profile.puk.as_ref().into(),
             profile.install_by.into(),
             now.into(),
+            profile.handle.as_ref().into(),
         ],
     )?;
     Ok(())

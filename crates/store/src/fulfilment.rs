@@ -32,6 +32,8 @@ pub struct Placement {
     pub provider: String,
     /// The provider's own plan id.
     pub upstream_plan_id: String,
+    /// The provider's own number of the order, once it gave one.
+    pub upstream_order: Option<String>,
     /// How many eSIMs it asks for.
     pub quantity: u32,
     /// Where it is.
@@ -57,8 +59,12 @@ pub struct TakeBack {
     pub provider: String,
     /// The reference it was bought under.
     pub reference: String,
+    /// The provider's own number of the order, once it gave one.
+    pub upstream_order: Option<String>,
     /// Its ICCID.
     pub iccid: String,
+    /// The provider's own name of the eSIM.
+    pub upstream_handle: Option<String>,
 }
 
 /// What a worker has to do.
@@ -238,6 +244,7 @@ fn intend(
             k,
             provider: provider.to_owned(),
             upstream_plan_id: upstream_plan_id.to_owned(),
+            upstream_order: None,
             quantity,
             progress: Progress { state, ..Progress::FRESH },
             answers: Vec::new(),
@@ -295,7 +302,9 @@ fn take_back_task(tx: &mut dyn Tx, order: OrderId) -> Result<Task, Fault> {
                 esim: esim.id,
                 provider: placement.provider.clone(),
                 reference: placement.reference(),
+                upstream_order: placement.upstream_order.clone(),
                 iccid: esim.iccid.unwrap_or_default(),
+                upstream_handle: esim.upstream_handle,
             })
         })
         .collect();
@@ -346,7 +355,8 @@ pub enum Heard {
     LookUp(LookUp),
 }
 
-/// Records what an upstream said to a step, and what follows.
+/// Records what an upstream said to a step, and what follows. `order` is its own number of the order, where the answer
+/// has it.
 ///
 /// # Errors
 /// [`LeaseLost`].
@@ -355,6 +365,7 @@ pub fn record_answer(
     leased: &Leased,
     heard: &Heard,
     raw: &str,
+    order: Option<&str>,
     patience: Patience,
 ) -> Decision<(), LeaseLost> {
     let Task::Fulfil { placement, .. } = &leased.task else {
@@ -374,7 +385,7 @@ pub fn record_answer(
         if !end(tx, leased)? {
             return refuse(LeaseLost);
         }
-        store_answer(tx, placement, progress, call, raw)?;
+        store_answer(tx, placement, progress, call, raw, order)?;
         let delivered = deliver(tx, placement, leased.sold.tenant, 0, profiles)?;
         let iccids = profiles.iter().take(usize::try_from(delivered).unwrap_or(usize::MAX));
         let iccids = iccids.map(|profile| (Kind::Iccid, profile.iccid.clone())).collect();
@@ -384,7 +395,7 @@ pub fn record_answer(
     if !hold(tx, leased)? {
         return refuse(LeaseLost);
     }
-    store_answer(tx, placement, progress, call, raw)?;
+    store_answer(tx, placement, progress, call, raw, order)?;
     follow(tx, leased.job, placement, progress, ruling, patience.capabilities.idempotent_create)?;
     Ok(())
 }
@@ -404,12 +415,14 @@ fn store_answer(
     progress: Progress,
     call: &str,
     raw: &str,
+    order: Option<&str>,
 ) -> Result<(), Fault> {
     let answer = serde_json::json!({"at": tx.now().to_string(), "call": call, "answer": raw}).to_string();
     tx.change(
         "update placements set state = $1, unknown_since = $2, not_found = $3, cannot_tell = $4, failures = $5,
-             answers = case when length(answers) < $6 then answers || $7 else answers end
-         where order_id = $8 and k = $9 and state = $10",
+             answers = case when length(answers) < $6 then answers || $7 else answers end,
+             upstream_order = coalesce($8, upstream_order)
+         where order_id = $9 and k = $10 and state = $11",
         &[
             progress.state.word().into(),
             progress.unknown_since.into(),
@@ -418,6 +431,7 @@ fn store_answer(
             progress.failures.into(),
             MOST_ANSWER_CHARACTERS.into(),
             (&format!("{answer}\n")).into(),
+            order.into(),
             placement.order.as_bytes().into(),
             placement.k.into(),
             placement.progress.state.word().into(),
@@ -491,7 +505,8 @@ fn place_again(tx: &mut dyn Tx, placement: &Placement, idempotent_create: bool) 
         |row| Ok((TenantId::from_slice(row.bytes(0)?)?, number(row.int(1)?)?)),
     )?
     .ok_or_else(|| Fault::Bug("a placement without its row".to_owned()))?;
-    let next = Placement { k: last.saturating_add(1), progress: waiting, answers: Vec::new(), ..placement.clone() };
+    let k = last.saturating_add(1);
+    let next = Placement { k, progress: waiting, answers: Vec::new(), upstream_order: None, ..placement.clone() };
     insert_placement(tx, tenant, &next)?;
     note(tx, placement.order, "placed_again", None)
 }
@@ -1005,7 +1020,7 @@ pub fn refund_by_operator(
 }
 
 const PLACEMENT: &str = "order_id, k, provider, upstream_plan_id, quantity, state, unknown_since, not_found, \
-     cannot_tell, failures, answers from placements";
+     cannot_tell, failures, answers, upstream_order from placements";
 
 fn placement(row: &dyn Row) -> Result<Placement, Fault> {
     Ok(Placement {
@@ -1022,6 +1037,7 @@ fn placement(row: &dyn Row) -> Result<Placement, Fault> {
             failures: number(row.int(9)?)?,
         },
         answers: row.text(10)?.lines().map(str::to_owned).collect(),
+        upstream_order: row.opt_text(11)?.map(str::to_owned),
     })
 }
 

@@ -102,7 +102,7 @@ impl Buyer {
             let needs = needs_of_answer(&leased);
             let sold = leased.sold;
             let recorded = move |tx: &mut dyn store::port::Tx| {
-                record_answer(tx, &leased, &Heard::Place(outcome.clone()), "raw", PATIENCE)
+                record_answer(tx, &leased, &Heard::Place(outcome.clone()), "raw", None, PATIENCE)
             };
             refused(self.store.write_behind(needs, recorded).await)
                 .unwrap_or_else(|LeaseLost| panic!("nobody else holds it"));

@@ -640,7 +640,7 @@ impl Game {
             (Said::NotFound, _) => Heard::LookUp(LookUp::NotFound),
         };
         let job = leased.job;
-        let decision = decided(self.db().write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)));
+        let decision = decided(self.db().write(move |tx| record_answer(tx, &leased, &heard, "raw", None, PATIENCE)));
         let expected = self.oracle.hear(self.clock.now(), job, ticket, said);
         (decision, expected)
     }

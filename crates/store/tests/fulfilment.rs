@@ -198,7 +198,7 @@ impl Shop {
 
     fn record(&self, leased: &Leased, heard: Heard) -> Decision<(), LeaseLost> {
         let (leased, patience) = (leased.clone(), self.patience);
-        self.db().write(move |tx| record_answer(tx, &leased, &heard, "raw", patience))
+        self.db().write(move |tx| record_answer(tx, &leased, &heard, "raw", None, patience))
     }
 
     /// Asks the upstream what the step asks, and says what came of it.

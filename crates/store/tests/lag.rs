@@ -40,7 +40,7 @@ impl Shop {
                 for leased in db.write(|tx| claim_jobs(tx, &Upstreams, 9, LEASE_MS)).unwrap() {
                     let profiles = vec![profile(&format!("894410000000000000{number}"))];
                     let heard = Heard::Place(Outcome::Done { profiles });
-                    db.write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)).unwrap();
+                    db.write(move |tx| record_answer(tx, &leased, &heard, "raw", None, PATIENCE)).unwrap();
                 }
             }
         }
@@ -199,6 +199,7 @@ fn the_index_of_the_first_schema_is_made_anew() {
     // As the first version left it: the index inside, and no table of early ICCIDs.
     raw.execute_batch(
         "drop table early_iccids; alter table jobs drop column lease;
+         alter table placements drop column upstream_order; alter table esims drop column upstream_handle;
          create table index_entries (tenant_id blob not null, mode text not null, kind text not null, key text not null,
              id blob not null, primary key (tenant_id, mode, kind, key, id)) without rowid;
          insert into index_entries values (x'01', 'live', 'o', '', x'02');

@@ -40,7 +40,7 @@ impl Books {
             // One of three comes, and one of one.
             let profiles = vec![profile("8944100000000000001")];
             let heard = Heard::Place(domain::fulfilment::Outcome::Done { profiles });
-            db.write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)).unwrap();
+            db.write(move |tx| record_answer(tx, &leased, &heard, "raw", None, PATIENCE)).unwrap();
         }
         let refund = OperatorRefund::Amount(usd(100));
         db.write(move |tx| refund_by_operator(tx, &act(), order, &refund, "late", None)).unwrap();

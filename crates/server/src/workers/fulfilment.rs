@@ -205,33 +205,33 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
     let patience = patience(platform, upstream.capabilities());
     let purchase = Purchase {
         reference: placement.reference(),
-        order: None,
+        order: placement.upstream_order.clone(),
         upstream_plan_id: placement.upstream_plan_id.clone(),
         quantity: placement.quantity,
     };
     let now = platform.clock.now();
-    let (heard, raw, call, outcome) = match step {
+    let (heard, raw, order, call, outcome) = match step {
         Step::Place => {
             let late = || Outcome::Unknown { reason: LATE.to_owned() };
             let answer = in_time(upstream.place(now, purchase), late).await;
             let outcome = outcome_word(&answer.meaning);
-            (Heard::Place(answer.meaning), answer.raw, "place", outcome)
+            (Heard::Place(answer.meaning), answer.raw, answer.order, "place", outcome)
         }
         Step::LookUp | Step::Nothing => {
             let late = || LookUp::NoAnswer { reason: LATE.to_owned() };
             let answer = in_time(upstream.look_up(now, purchase), late).await;
             let outcome = look_up_word(&answer.meaning);
-            (Heard::LookUp(answer.meaning), answer.raw, "look_up", outcome)
+            (Heard::LookUp(answer.meaning), answer.raw, answer.order, "look_up", outcome)
         }
     };
     platform.metrics.upstream_call(&placement.provider, call, outcome);
-    let said = Arc::new((leased, heard, raw));
+    let said = Arc::new((leased, heard, raw, order));
     let last_try = platform.clock.now().plus_millis(LEASE_MS);
     loop {
         let recording = Arc::clone(&said);
         let record = move |tx: &mut dyn Tx| {
-            let (leased, heard, raw) = &*recording;
-            record_answer(tx, leased, heard, raw, patience)
+            let (leased, heard, raw, order) = &*recording;
+            record_answer(tx, leased, heard, raw, order.as_deref(), patience)
         };
         match platform.store.write_behind(needs_of_answer(&said.0), record).await {
             // The database is away, say for a failover. What was heard is kept as long as the lease may hold: to ask
@@ -279,8 +279,12 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
             }
             Some(upstream) => {
                 let now = platform.clock.now();
-                let sold =
-                    SoldEsim { reference: take_back.reference, order: None, iccid: take_back.iccid, handle: None };
+                let sold = SoldEsim {
+                    reference: take_back.reference,
+                    order: take_back.upstream_order,
+                    iccid: take_back.iccid,
+                    handle: take_back.upstream_handle,
+                };
                 let late = || Cancellation::TryLater { reason: LATE.to_owned() };
                 in_time(upstream.cancel(now, sold), late).await
             }

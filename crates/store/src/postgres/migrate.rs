@@ -12,7 +12,10 @@ struct Step {
     oldest: i64,
 }
 
-const STEPS: &[Step] = &[Step { sql: include_str!("../../migrations/postgres/0001_first.sql"), oldest: 1 }];
+const STEPS: &[Step] = &[
+    Step { sql: include_str!("../../migrations/postgres/0001_first.sql"), oldest: 1 },
+    Step { sql: include_str!("../../migrations/postgres/0002_upstream_names.sql"), oldest: 1 },
+];
 
 /// The oldest server this schema and its statements work on.
 const OLDEST_SERVER: i64 = 150_000;

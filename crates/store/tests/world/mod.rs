@@ -372,6 +372,6 @@ pub fn credit(db: &Db, tenant: TenantId, minor: i64) {
 pub fn answer_next(db: &Db, outcome: &Outcome) {
     for leased in db.write(|tx| claim_jobs(tx, &Upstreams, 1, LEASE_MS)).unwrap() {
         let heard = Heard::Place(outcome.clone());
-        db.write(move |tx| record_answer(tx, &leased, &heard, "raw", PATIENCE)).unwrap();
+        db.write(move |tx| record_answer(tx, &leased, &heard, "raw", None, PATIENCE)).unwrap();
     }
 }

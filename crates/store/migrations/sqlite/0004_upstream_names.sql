@@ -1,0 +1,3 @@
+-- What an upstream calls an order and an eSIM: some are asked by nothing else.
+alter table placements add column upstream_order text;
+alter table esims add column upstream_handle text;
