@@ -6,7 +6,11 @@ mod bare_sqlite;
 mod completion;
 mod connection;
 mod cpu_time;
+mod export;
 mod figures;
+mod filling;
+mod growth;
+mod history;
 mod load;
 mod pgbench;
 mod random;
@@ -76,12 +80,32 @@ enum Command {
         /// Seed of their keys.
         seed: u64,
     },
+    /// Whether anything becomes slower as the orders of months lie there: fills a platform with each of these numbers of
+    /// orders (about 10,000 a second), and measures its requests, its memory and its start.
+    Growth(growth::Steps),
+    /// Fills the platform of such a step.
+    #[command(hide = true)]
+    Fill {
+        /// Where its data is to lie.
+        data: PathBuf,
+        /// How many tenants to make.
+        tenants: u32,
+        /// Seed of their keys and orders.
+        seed: u64,
+        /// How many orders.
+        orders: u32,
+    },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
         Some(Command::Serve { data, tenants, seed }) => serving::serve(data, *tenants, *seed).map(|()| Vec::new()),
+        Some(Command::Growth(steps)) => growth::measure(&cli, steps),
+        Some(Command::Fill { data, tenants, seed, orders }) => {
+            let history = history::History { seed: *seed, tenants: *tenants };
+            growth::fill(data, history, *orders).map(|()| Vec::new())
+        }
         None => measure(&cli),
     };
     match outcome {
@@ -138,14 +162,14 @@ async fn measure_all(
     let tenants = cli.tenants;
     let plan =
         load::Plan { tenants, connections: cli.connections, duration: Duration::from_secs(cli.seconds.into()), seed };
-    table.row("memory of the server at rest", &server.memory()?)?;
+    table.row("memory of the server at rest", &server.memory()?.to_string())?;
 
     load::run(&load::Plan { duration: Duration::from_secs(1), ..plan }, server, Target::Empty).await?;
     let cpu = CpuTime::read(server.id())?;
     let empty = load::run(&plan, server, Target::Empty).await?;
     table.load("empty authenticated handler", &empty)?;
     table.row("  CPU each", &CpuTime::read(server.id())?.since(&cpu, empty.count(200)))?;
-    table.row("  memory afterwards", &server.memory()?)?;
+    table.row("  memory afterwards", &server.memory()?.to_string())?;
     faults.extend(empty.faults(200));
 
     let (alone, bare) = match pgbench {
@@ -164,7 +188,7 @@ async fn measure_all(
     let backlog = completion::open_jobs(server).await?;
     table.load("durable checkouts", &checkouts)?;
     table.row("  CPU each, fulfilment included", &cpu)?;
-    table.row("  memory afterwards", &server.memory()?)?;
+    table.row("  memory afterwards", &server.memory()?.to_string())?;
     faults.extend(checkouts.faults(201));
     let placed = checkouts.count(201);
     let completed = placed.saturating_sub(backlog.open).saturating_sub(backlog.dead);
@@ -181,7 +205,7 @@ async fn measure_all(
     let done = placed.saturating_sub(left.open).saturating_sub(left.dead);
     let overall = checkouts.elapsed + draining;
     table.row("  completed, first checkout to last order", &format!("{:.0}/s", per_second(done, overall)))?;
-    table.row("  memory afterwards", &server.memory()?)?;
+    table.row("  memory afterwards", &server.memory()?.to_string())?;
     if left.open > 0 || left.dead > 0 {
         faults.push(format!("after {} s {} jobs are open and {} dead", cli.wait_drain, left.open, left.dead));
     }
@@ -201,7 +225,7 @@ async fn measure_all(
         &format!("answer to completed, {} one by one", cli.sequential),
         &format!("median {}, p99 {}", figures::millis(waits.quantile(0.5)), figures::millis(waits.quantile(0.99))),
     )?;
-    table.row("  memory afterwards", &server.memory()?)?;
+    table.row("  memory afterwards", &server.memory()?.to_string())?;
 
     let (entries, whole) = completion::check_ledger(server).await?;
     table.row("ledger", &format!("{entries} entries, {}", if whole { "ok" } else { "BROKEN" }))?;

@@ -19,32 +19,65 @@ pub struct ServerProcess {
     operator_password: String,
 }
 
+fn operator_password(seed: u64) -> String {
+    format!("bench-{:016x}", Random(!seed).next())
+}
+
+/// The settings of the process under measurement, as variables of its environment.
+pub fn settings(database: &str, seed: u64) -> Vec<(String, String)> {
+    let settings = [
+        ("ESIMD_LISTEN", "127.0.0.1:0"),
+        ("ESIMD_DATABASE", database),
+        ("ESIMD_LOG", "warn"),
+        ("ESIMD_SANDBOX_DELAY_MS", "0"),
+        // The limiter works, but refuses nothing.
+        ("ESIMD_LIMITS_TENANT_PER_SECOND", "1000000"),
+        ("ESIMD_LIMITS_TENANT_BURST", "1000000"),
+        ("ESIMD_OPERATOR_EMAIL", OPERATOR_EMAIL),
+        ("ESIMD_OPERATOR_PASSWORD", &operator_password(seed)),
+    ];
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+/// This very program, with these settings and no others.
+pub fn this_program(database: &str, seed: u64) -> Outcome<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ESIMD_") {
+            command.env_remove(name);
+        }
+    }
+    command.envs(settings(database, seed));
+    Ok(command)
+}
+
+/// What a process holds, as the kernel counts it.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// Now, in KiB.
+    pub now: u32,
+    /// At most so far, in KiB.
+    pub most: u32,
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mebibytes = |kibibytes: u32| f64::from(kibibytes) / 1_024.0;
+        write!(f, "{:.1} MiB, at most {:.1} MiB", mebibytes(self.now), mebibytes(self.most))
+    }
+}
+
 impl ServerProcess {
     /// Starts it and waits until it listens and has its tenants.
     pub fn start(data: &Path, database: &str, tenants: u32, seed: u64) -> Outcome<Self> {
-        let operator_password = format!("bench-{:016x}", Random(!seed).next());
-        let mut command = Command::new(std::env::current_exe()?);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ESIMD_") {
-                command.env_remove(name);
-            }
-        }
-        let child = command
+        let child = this_program(database, seed)?
             .arg("serve")
             .arg(data)
             .args([tenants.to_string(), seed.to_string()])
-            .env("ESIMD_LISTEN", "127.0.0.1:0")
-            .env("ESIMD_DATABASE", database)
-            .env("ESIMD_LOG", "warn")
-            .env("ESIMD_SANDBOX_DELAY_MS", "0")
-            // The limiter works, but refuses nothing.
-            .env("ESIMD_LIMITS_TENANT_PER_SECOND", "1000000")
-            .env("ESIMD_LIMITS_TENANT_BURST", "1000000")
-            .env("ESIMD_OPERATOR_EMAIL", OPERATOR_EMAIL)
-            .env("ESIMD_OPERATOR_PASSWORD", &operator_password)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
+        let operator_password = operator_password(seed);
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self { child, address, plan: String::new(), api_keys: Vec::new(), operator_password };
         let mut line = String::new();
@@ -89,15 +122,26 @@ impl ServerProcess {
         &self.operator_password
     }
 
-    /// Its memory, now and at most so far, as the kernel counts it.
-    pub fn memory(&self) -> Outcome<String> {
+    /// Its memory.
+    pub fn memory(&self) -> Outcome<Memory> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let mebibytes = |name: &str| -> Outcome<String> {
+        let kibibytes = |name: &str| -> Outcome<u32> {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("the kernel tells no memory")?;
-            let kibibytes: u32 = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?;
-            Ok(format!("{:.1} MiB", f64::from(kibibytes) / 1_024.0))
+            Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?)
         };
-        Ok(format!("{}, at most {}", mebibytes("VmRSS")?, mebibytes("VmHWM")?))
+        Ok(Memory { now: kibibytes("VmRSS")?, most: kibibytes("VmHWM")? })
+    }
+
+    /// Lets the kernel count anew what it held at most (5 resets the peak, proc(5)).
+    pub fn forget_peak(&self) -> Outcome<()> {
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.id()), "5")?)
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(mut self) -> Outcome<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Ends it in good order.

@@ -51,10 +51,15 @@ const GROUP: u32 = 50;
 /// Live credit of each, minor units: more than a run can spend.
 const CREDIT: i64 = 1_000_000_000_000;
 
+/// The settings of the process under measurement, with its data in this folder.
+pub fn config(data: &Path) -> Outcome<Config> {
+    let overrides = Overrides { data_dir: Some(data.to_owned()), ..Overrides::default() };
+    Ok(Config::load(&overrides, process_environment())?)
+}
+
 /// Serves until standard input ends. The first line of standard output says where, and with which keys.
 pub fn serve(data: &Path, tenants: u32, seed: u64) -> Outcome<()> {
-    let overrides = Overrides { data_dir: Some(data.to_owned()), ..Overrides::default() };
-    let config = Config::load(&overrides, process_environment())?;
+    let config = config(data)?;
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -78,15 +83,27 @@ pub fn serve(data: &Path, tenants: u32, seed: u64) -> Outcome<()> {
     })
 }
 
-async fn make_tenants(store: &Store, tenants: u32, seed: u64) -> Outcome<Vec<String>> {
+/// One key of each tenant.
+pub fn api_keys(tenants: u32, seed: u64) -> Vec<String> {
+    let mut random = Random(seed);
+    let secret = |_: u32| format!("{API_KEY_PREFIX}live_{:016x}{:016x}", random.next(), random.next());
+    (0..tenants).map(secret).collect()
+}
+
+/// Makes the tenants, unless they are there already, and tells their keys.
+pub async fn make_tenants(store: &Store, tenants: u32, seed: u64) -> Outcome<Vec<String>> {
+    let keys = api_keys(tenants, seed);
+    if let Some(last) = keys.last() {
+        let hash = api_key_hash(last);
+        if store.read(move |snapshot| access::api_key_by_secret(snapshot, &hash)).await?.is_some() {
+            return Ok(keys);
+        }
+    }
     let operator = store.read(|snapshot| access::operator_by_email(snapshot, OPERATOR_EMAIL)).await?;
     let act = Act {
         operator: OperatorId::new(operator.ok_or("the bench has no operator")?.id),
         address: "127.0.0.1".to_owned(),
     };
-    let mut random = Random(seed);
-    let secret = |_: u32| format!("{API_KEY_PREFIX}live_{:016x}{:016x}", random.next(), random.next());
-    let keys: Vec<String> = (0..tenants).map(secret).collect();
     for (group, secrets) in keys.chunks(usize::try_from(GROUP)?).enumerate() {
         let (act, secrets) = (act.clone(), secrets.to_vec());
         let made = store.write(move |tx| make_group(tx, &act, group, &secrets)).await;
