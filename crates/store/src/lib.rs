@@ -169,13 +169,9 @@ impl Store {
         let Database::Sqlite(sqlite) = &*self.database else { return Ok((0, false)) };
         let portion = self.read_for(Length::Index, index::Portion::read).await?;
         let (entries, more, last) = (portion.entries, portion.more, portion.last);
-        let taken = sqlite.submit_to_index(move |tx| index::take(tx, &portion)).await;
-        match taken.unwrap_or_else(|_| lost()) {
-            Ok(()) => {}
-            Err(Failure::Fault(fault)) => return Err(fault),
-            Err(Failure::Refused(never)) => match never {},
-        }
+        sqlite.take(portion).await?;
         last.into_iter().for_each(|last| sqlite.indexed(last));
+        sqlite.settle_index().await?;
         Ok((entries, more))
     }
 

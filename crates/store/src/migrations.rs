@@ -10,7 +10,7 @@ const SQLITE: &[&str] = &[
 ];
 
 /// The schema of the search index's own file, and its version: another version is made anew.
-pub(crate) const SQLITE_INDEX: (&str, i64) = (include_str!("../migrations/sqlite/index.sql"), 1);
+pub(crate) const SQLITE_INDEX: (&str, i64) = (include_str!("../migrations/sqlite/index.sql"), 2);
 
 /// Brings a SQLite database to this program's schema.
 ///

@@ -193,6 +193,15 @@ fn a_missing_or_useless_index_is_made_anew() {
 }
 
 #[test]
+fn what_the_index_has_in_two_places_is_listed_once() {
+    let shop = Shop::new();
+    let index = Connection::open(shop.index()).unwrap();
+    let copied = index.execute("insert into index_level_2 (entry) select entry from index_level_0", []).unwrap();
+    assert!(copied > 0);
+    shop.assert_found(&shop.open());
+}
+
+#[test]
 fn the_index_of_the_first_schema_is_made_anew() {
     let shop = Shop::new();
     let raw = shop.raw();

@@ -4,14 +4,16 @@
 mod credits;
 mod index_file;
 mod keys;
+mod levels;
 mod steps;
 mod sync;
 mod tail;
 mod transaction;
 mod writer;
 
+use crate::index::Portion;
 use crate::migrations;
-use crate::port::{Decision, Event, Fault, Snapshot, Tx};
+use crate::port::{Decision, Event, Failure, Fault, Snapshot, Tx};
 use crate::queue::{Queue, Turn};
 use crate::random::Random;
 use crate::waiting::{Length, Listener, Now, OpenError, Submitted, Waiting};
@@ -21,6 +23,7 @@ pub use index_file::index_path;
 use index_file::{attach_index, index_writer};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel};
@@ -277,19 +280,31 @@ impl Sqlite {
         answer
     }
 
-    /// Submits a command to the search index.
-    pub(crate) fn submit_to_index<T, R, C>(&self, command: C) -> oneshot::Receiver<Decision<T, R>>
+    /// Makes the changes of a portion in the search index.
+    pub(crate) async fn take(&self, portion: Portion) -> Result<(), Fault> {
+        self.write_index(move |tx| levels::take(tx, &portion)).await
+    }
+
+    /// Moves rows of the search index to where they stay.
+    pub(crate) async fn settle_index(&self) -> Result<(), Fault> {
+        self.write_index(levels::settle).await
+    }
+
+    async fn write_index<C>(&self, command: C) -> Result<(), Fault>
     where
-        T: Send + 'static,
-        R: Send + 'static,
-        C: FnMut(&mut dyn Tx) -> Decision<T, R> + Send + 'static,
+        C: FnMut(&mut dyn Tx) -> Decision<(), Infallible> + Send + 'static,
     {
         let (submitted, answer) = Submitted::new(command);
         if let Some(index) = &self.index {
             let _ = index.send(Box::new(submitted));
             self.ring();
         }
-        answer
+        let stopped = || Err(Failure::Fault(Fault::Unavailable("the search index has stopped".to_owned())));
+        match answer.await.unwrap_or_else(|_| stopped()) {
+            Ok(()) => Ok(()),
+            Err(Failure::Fault(fault)) => Err(fault),
+            Err(Failure::Refused(never)) => match never {},
+        }
     }
 
     fn ring(&self) {
