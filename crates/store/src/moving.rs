@@ -3,6 +3,7 @@
 
 use crate::port::{Fault, Owned, Row, Value};
 use crate::postgres::{Found, Link, Moving};
+use crate::sqlite::leave_each_once;
 use crate::waiting::OpenError;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
@@ -76,6 +77,9 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> OpenError {
 /// # Errors
 /// [`OpenError`] when one of them cannot be used, `to` holds another platform, or something differs afterwards.
 pub fn move_all(from: &Path, index: &Path, sandbox: &Path, to: &mut Moving) -> Result<Moved, OpenError> {
+    Connection::open(index)
+        .and_then(|index| leave_each_once(&index))
+        .map_err(|error| failed(&format!("the search index {} cannot be read", index.display()), &error))?;
     let source = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .and_then(|source| source.execute("attach ?1 as derived", [index.to_string_lossy()]).map(|_| source))
         .map_err(|error| failed(&format!("the database {} cannot be read", from.display()), &error))?;

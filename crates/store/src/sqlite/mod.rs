@@ -21,6 +21,7 @@ use domain::id::{EntryId, IdSequence};
 use domain::time::Timestamp;
 pub use index_file::index_path;
 use index_file::{attach_index, index_writer};
+pub(crate) use levels::leave_each_once;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::convert::Infallible;
