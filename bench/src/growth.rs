@@ -329,6 +329,8 @@ async fn requests(
     let before = server.memory()?.now;
     let exported = export::read(server.address(), &large).await?;
     let more = server.memory()?.most.saturating_sub(before);
+    // A connection that was quiet for as long as these exports took is closed by the server.
+    connection = Connection::open(server.address()).await?;
     let large_deepest: Vec<Vec<u8>> = last_page(exported.oldest.front(), &large).into_iter().collect();
     let is_last = |body: &str| listed(body) > 0 && body.contains(r#""nextCursor":null"#);
     let pages: Vec<_> = deepest.iter().cycle().take(usize::try_from(count)?).cloned().collect();
