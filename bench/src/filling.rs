@@ -207,6 +207,7 @@ impl Filling {
         };
         let purchase = Purchase {
             reference: placement.reference(),
+            order: None,
             upstream_plan_id: placement.upstream_plan_id.clone(),
             quantity: placement.quantity,
         };
@@ -216,7 +217,7 @@ impl Filling {
         }
         let patience = Patience { capabilities: self.sandbox.capabilities(), most_failures: self.most_failures };
         let (heard, needs) = (Heard::Place(sale.meaning), needs_of_answer(&leased));
-        let record = move |tx: &mut dyn Tx| record_answer(tx, &leased, &heard, &sale.raw, patience);
+        let record = move |tx: &mut dyn Tx| record_answer(tx, &leased, &heard, &sale.raw, None, patience);
         let recorded = self.store.write_needing(needs, record).await;
         recorded.map_err(|failure| format!("a delivery was not recorded: {failure:?}").into())
     }
