@@ -113,6 +113,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("the process cannot start its threads: {error}")),
     };
+    let listen = cli.overrides.listen.clone();
     let done = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Serve) {
             Command::Serve => serve(config).await,
@@ -129,7 +130,7 @@ fn main() -> ExitCode {
                 let made = backup::make(&config.data_dir, &folder).await;
                 made.map(|made| tell("backed up to", &folder, &made))
             }
-            Command::Simulate(simulate) => run_simulator(simulate).await,
+            Command::Simulate(simulate) => run_simulator(simulate, listen).await,
             Command::Restore(BackupPlace { folder }) => {
                 let restored = backup::restore(&folder, &config.data_dir).await;
                 restored.map(|restored| tell("restored from", &folder, &restored))
@@ -172,10 +173,10 @@ async fn serve(config: Config) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_simulator(simulate: Simulate) -> Result<ExitCode, String> {
+async fn run_simulator(simulate: Simulate, listen: Option<String>) -> Result<ExitCode, String> {
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
-    let (welcome, simulator) = simulate::start(simulate).await?;
+    let (welcome, simulator) = simulate::start(simulate, listen).await?;
     say(&welcome);
     tokio::select! {
         _ = terminate.recv() => {}

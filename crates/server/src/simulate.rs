@@ -16,9 +16,6 @@ pub struct Simulate {
     /// Whose wire it speaks.
     #[arg(long, value_parser = WORDS)]
     dialect: String,
-    /// Where it listens.
-    #[arg(long, default_value = "127.0.0.1:8090")]
-    listen: SocketAddr,
     /// The file that keeps what it sold, and beside it (.key) with what clients sign
     /// [default: simulator-<dialect>.db].
     #[arg(long)]
@@ -71,11 +68,16 @@ fn kept_credentials(file: &Path) -> Result<Credentials, String> {
     }
 }
 
-/// Starts it. Returns what a person reads, and the simulator, which serves until it is dropped.
+/// Where it listens unless told otherwise.
+const LISTEN: &str = "127.0.0.1:8090";
+
+/// Starts it, listening on `listen`. Returns what a person reads, and the simulator, which serves until it is dropped.
 ///
 /// # Errors
 /// A line that says what to do.
-pub async fn start(simulate: Simulate) -> Result<(String, Simulator), String> {
+pub async fn start(simulate: Simulate, listen: Option<String>) -> Result<(String, Simulator), String> {
+    let listen = listen.unwrap_or_else(|| LISTEN.to_owned());
+    let listen: SocketAddr = listen.parse().map_err(|_| format!("--listen {listen} is no address with a port"))?;
     let file = simulate.file.unwrap_or_else(|| format!("simulator-{}.db", simulate.dialect).into());
     let mut credentials = match (simulate.account, simulate.secret) {
         (Some(account), Some(secret)) => Credentials { account, secret, salt: String::new() },
@@ -97,9 +99,9 @@ pub async fn start(simulate: Simulate) -> Result<(String, Simulator), String> {
     let told = credentials.clone();
     let dialect = dialect(&simulate.dialect, credentials).ok_or("there is no such dialect")?;
     let now: Now = Arc::new(store::sqlite::system_now);
-    let simulator = Simulator::start(simulate.listen, dialect, shop, now)
+    let simulator = Simulator::start(listen, dialect, shop, now)
         .await
-        .map_err(|error| format!("cannot listen on {}: {error}; choose another with --listen", simulate.listen))?;
+        .map_err(|error| format!("cannot listen on {listen}: {error}; choose another with --listen"))?;
     let welcome = format!(
         "{} simulated at http://{}\n  account {}\n  secret  {}\n  salt    {}\n  sales in {}; what it sold: GET /simulator/sales",
         simulate.dialect,
