@@ -16,6 +16,7 @@ use server::password::Hasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 use store::Store;
+use store::port::Fault;
 use store::sqlite::{Sqlite, Steps};
 use tokio::sync::oneshot;
 
@@ -30,11 +31,21 @@ async fn drive(
     let dice = &world.dice;
     let mut log_begins_anew = false;
     let mut tidied = clock.now();
+    let mut disk_is_full_until = None;
     loop {
         tokio::select! {
             biased;
             _ = &mut stop => return steps,
             () = steps.asked() => {}
+        }
+        // Now and then the disk is full for a moment.
+        let full = disk_is_full_until.is_some_and(|end| clock.now() < end);
+        if disk_is_full_until.is_some() && !full {
+            disk_is_full_until = None;
+            steps.fill_disk(false).unwrap();
+        } else if !full && !world.is_calm() && dice.once_in(150) {
+            disk_is_full_until = Some(clock.now().plus_millis(i64::try_from(dice.below(3_000)).unwrap()));
+            steps.fill_disk(true).unwrap();
         }
         // Now and then the disk is slow.
         pause(if dice.once_in(50) { dice.below(2_000) } else { dice.below(3) }).await;
@@ -63,8 +74,9 @@ async fn drive(
         }
         if clock.now().since(tidied) > 1_000 {
             tidied = clock.now();
-            if let Err(fault) = steps.tidy() {
-                world.wrong(fault.to_string());
+            match steps.tidy() {
+                Ok(_) | Err(Fault::StorageFull) => {}
+                Err(fault) => world.wrong(fault.to_string()),
             }
             if dice.once_in(4) {
                 // It flushes the log before it copies it, and so does the writer before the log begins anew.

@@ -2,7 +2,7 @@
 //! about the order makes every interleaving of writer, disk, index and readers, and the same one again from its seed.
 
 use super::sync::{Syncer, unflushed};
-use super::transaction::Shared;
+use super::transaction::{Shared, fault};
 use super::writer::{Finished, PORTION, Writer};
 use super::{Read, Works, checkpoint_once, index_once, read_once, reader};
 use crate::queue::Queue;
@@ -130,6 +130,23 @@ impl Steps {
             checkpoint_once(&self.checkpointer, &self.reset_log);
             self.reset_log.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The disk has no room for another page of the database, or has again.
+    ///
+    /// # Errors
+    /// A [`crate::port::Fault`] of the storage.
+    pub fn fill_disk(&mut self, is_full: bool) -> Result<(), crate::port::Fault> {
+        /// The most SQLite ever takes.
+        const ALL: i64 = 4_294_967_294;
+        let connection = &self.writer.connection;
+        let pages = if is_full {
+            connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))
+        } else {
+            Ok(ALL)
+        };
+        let set = pages.and_then(|pages| connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())));
+        set.map_err(|error| fault(&error))
     }
 
     /// The end in good order: nothing lags behind any more.
