@@ -18,7 +18,7 @@ use tempfile::TempDir;
 /// When every run begins, Unix milliseconds.
 pub const BEGIN: i64 = 1_795_000_000_000;
 /// Live credit of each tenant at the beginning, minor units.
-pub const CREDIT: i64 = 30_000;
+pub const CREDIT: i64 = 6_000;
 const OPERATOR: &str = "operator@example.com";
 
 /// A tenant of every run.
