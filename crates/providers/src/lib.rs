@@ -5,6 +5,7 @@
 pub mod callback;
 pub mod connection;
 mod lenient;
+pub mod microesim;
 pub mod offer;
 pub mod sandbox;
 mod signing;

@@ -5,6 +5,7 @@
 mod control;
 mod dialect;
 mod fault;
+mod microesim;
 mod news;
 pub mod shop;
 mod tsim;
