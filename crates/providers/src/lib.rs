@@ -10,6 +10,7 @@ pub mod offer;
 pub mod sandbox;
 mod signing;
 pub mod simulator;
+pub mod tgt;
 pub mod tsim;
 
 use callback::{Callback, CallbackRefusal, Notice};

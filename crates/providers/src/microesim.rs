@@ -4,7 +4,7 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{integer, list, local_time, profile, text, texts};
+use crate::lenient::{integer, list, local_time, megabytes, profile, text, texts};
 use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
 use crate::signing::{hex, hmac_sha256, nonce};
 use crate::tsim::bytes_of_megabytes;
@@ -335,15 +335,7 @@ fn data(text: &str) -> Option<Data> {
         None => (text.strip_prefix("total")?, Data::Total),
     };
     let (amount, unit) = amount.split_at_checked(amount.len().checked_sub(2)?)?;
-    let factor = match unit {
-        "mb" => 1,
-        "gb" => 1_024,
-        "tb" => 1_048_576,
-        _ => return None,
-    };
-    let Cost { units, decimals, .. } = Cost::parse(amount, "")?;
-    let megabytes = units.checked_mul(factor)?.checked_div(10_i64.checked_pow(decimals)?)?;
-    (megabytes > 0).then(|| of(megabytes))
+    megabytes(amount, unit).map(of)
 }
 
 /// Reads `JP:DOCOMO[LTE;4G],KDDI[5G]|KR:SKT[4G]|`.

@@ -2,6 +2,7 @@
 
 use super::microesim::MicroEsim;
 use super::shop::{News, Shop};
+use super::tgt::Tgt;
 use super::tsim::Tsim;
 use super::wire::{Reply, Request};
 use domain::time::Timestamp;
@@ -53,7 +54,7 @@ pub trait Dialect: Send + Sync {
 }
 
 /// The words of all dialects.
-pub const WORDS: [&str; 2] = ["tsim", "microesim"];
+pub const WORDS: [&str; 3] = ["tsim", "microesim", "tgt"];
 
 /// The dialect of a word.
 #[must_use]
@@ -61,6 +62,7 @@ pub fn dialect(word: &str, credentials: Credentials) -> Option<Box<dyn Dialect>>
     match word {
         "tsim" => Some(Box::new(Tsim::new(credentials))),
         "microesim" => Some(Box::new(MicroEsim::new(credentials))),
+        "tgt" => Some(Box::new(Tgt::new(credentials))),
         _ => None,
     }
 }

@@ -200,7 +200,7 @@ fn subscribe(shop: &Shop, now: Timestamp, request: &Request) -> Result<Reply, Re
         notify_url: request.text("notify_url"),
     };
     // Nobody knows whether a second purchase under one number is refused; what hurts more is that it is sold.
-    let sale = shop.sell_telling_each(now, &wish).map_err(|error| no_sale(&error))?;
+    let sale = shop.sell_telling_each(now, &wish, None).map_err(|error| no_sale(&error))?;
     Ok(success(json!({"topup_id": topup_id(&sale)})).lost_if(sale.answer_is_lost()))
 }
 

@@ -8,6 +8,7 @@ mod fault;
 mod microesim;
 mod news;
 pub mod shop;
+mod tgt;
 mod tsim;
 mod wire;
 

@@ -424,33 +424,16 @@ impl Shop {
         self.book(now, wish, &Booking::default())
     }
 
-    /// The same, with news of each eSIM instead of the sale as a whole.
-    ///
-    /// # Errors
-    /// [`NoSale`]; then nothing was sold.
-    pub fn sell_telling_each(&self, now: Timestamp, wish: &Wish) -> Result<Sale, NoSale> {
-        if !(1..=MOST_PER_SALE).contains(&wish.quantity) {
-            return Err(NoSale::InvalidQuantity);
-        }
-        self.book(now, wish, &Booking { tells_each: true, ..Booking::default() })
-    }
-
-    /// Sells new eSIMs, or finds the sale that was made under the same key before.
+    /// The same, with news of each eSIM instead of the sale as a whole. A second wish under the same key gets the sale
+    /// of the first.
     ///
     /// # Errors
     /// [`NoSale`]; then nothing was sold, and the key is as good as new.
-    pub fn sell_once(&self, now: Timestamp, wish: &Wish, key: &str) -> Result<Sale, NoSale> {
+    pub fn sell_telling_each(&self, now: Timestamp, wish: &Wish, key: Option<&str>) -> Result<Sale, NoSale> {
         if !(1..=MOST_PER_SALE).contains(&wish.quantity) {
             return Err(NoSale::InvalidQuantity);
         }
-        self.book(now, wish, &Booking { key: Some(key), ..Booking::default() })
-    }
-
-    /// The key a sale was made under; empty where it had none.
-    #[must_use]
-    pub fn key_of(&self, sale: &Sale) -> String {
-        let key = self.lock().query_row("select key from keys where sale = ?1", [sale.number], |row| row.get(0));
-        key.unwrap_or_default()
+        self.book(now, wish, &Booking { key, tells_each: true, ..Booking::default() })
     }
 
     /// Sells data to be added to an eSIM.

@@ -14,6 +14,7 @@ mod partial;
 mod reading;
 mod selling;
 mod stage;
+mod tokens;
 
 /// Tells some stories for one dialect, in a module of its own.
 macro_rules! tells {
@@ -58,9 +59,20 @@ macro_rules! all_keep_the_contract {
     )+};
 }
 
-all_keep_the_contract!(tsim, microesim);
+all_keep_the_contract!(tsim, microesim, tgt);
 
 tells! { microesim_alone, microesim:
     partial::what_does_not_come_is_not_waited_for,
+    partial::an_order_that_came_to_nothing_is_for_the_operator,
     partial::each_esim_is_news_of_its_own,
+}
+
+tells! { tgt_alone, tgt:
+    selling::a_purchase_repeated_is_sold_once,
+    selling::a_lost_answer_may_be_repeated,
+    partial::an_order_that_came_to_nothing_is_for_the_operator,
+    tokens::without_a_token_nothing_is_bought,
+    tokens::an_old_token_is_replaced_once,
+    tokens::who_comes_meanwhile_waits_for_the_token,
+    callbacks::changed_news_is_refused,
 }
