@@ -1,6 +1,6 @@
-//! microesim (MicroDrive Tech, "OPEN API V1"). The first part of its own document and clients that work against the live
-//! service are what stands here. An order can be found again by microesim's own number only, so a lost answer is for the
-//! operator.
+//! microesim (MicroDrive Tech, "OPEN API V1"). The first part of its own document and clients that work against the
+//! live service are what stands here. An order can be found again by microesim's own number only, so a lost answer is
+//! for the operator.
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
@@ -599,5 +599,59 @@ mod tests {
     fn a_long_reference_keeps_what_tells_it_apart() {
         assert_eq!(end_of("order-1-1"), "order-1-1");
         assert_eq!(end_of("019aab34-7c5d-7e11-9d2e-55d0a1b2c3d4-12"), "1-9d2e-55d0a1b2c3d4-12");
+    }
+
+    /// Answers one call after another with these results.
+    async fn answering(results: Vec<Value>) -> (MicroEsim, tokio::task::JoinHandle<Vec<String>>) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let asked = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for result in results {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = String::new();
+                while !request.contains("topup_id=") {
+                    let mut part = [0; 4_096];
+                    let length = stream.read(&mut part).await.unwrap();
+                    request.push_str(&String::from_utf8_lossy(&part[..length]));
+                }
+                asked.push(request.lines().next().unwrap_or_default().to_owned());
+                let body = json!({"code": 1, "msg": "Success", "result": result}).to_string();
+                let length = body.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            asked
+        });
+        let time_limit = std::time::Duration::from_secs(10);
+        let address = crate::connection::Address { base_url, proxy: None, time_limit };
+        let text = str::to_owned;
+        let (account, secret, salt) = (text("demo_account_01"), text("demo_secret_01"), text("0011"));
+        let account = Account { account, secret, salt, notify_url: None };
+        (MicroEsim::new(Connection::new(&address).unwrap(), account).unwrap(), asked)
+    }
+
+    #[tokio::test]
+    async fn a_device_whose_number_is_no_iccid_is_asked_for_it() {
+        let detail = json!({"topup_id": "t", "number": 2, "success_number": 2, "status": "completed",
+            "device_ids": ["8900000000000000001", "device-2"], "lpa_str": ["LPA:1$rsp.test$A", "LPA:1$rsp.test$B"]});
+        let device = json!({"device_id": "device-2", "operator_iccid": "8900000000000000002"});
+        let (upstream, asked) = answering(vec![detail, device]).await;
+        let purchase = Purchase {
+            reference: "order-1-1".to_owned(),
+            order: Some("t".to_owned()),
+            upstream_plan_id: "p".to_owned(),
+            quantity: 2,
+        };
+        let LookUp::Delivered { profiles } = upstream.look_up(Timestamp::from_millis(0), purchase).await.meaning else {
+            panic!("it is there");
+        };
+        let told: Vec<_> = profiles.iter().map(|one| (one.iccid.as_str(), one.handle.as_deref())).collect();
+        let expected =
+            [("8900000000000000001", Some("8900000000000000001")), ("8900000000000000002", Some("device-2"))];
+        assert_eq!(told, expected);
+        let asked = asked.await.unwrap();
+        assert_eq!(asked, ["POST /allesim/v1/topupDetail HTTP/1.1", "POST /allesim/v1/deviceDetail HTTP/1.1"]);
     }
 }

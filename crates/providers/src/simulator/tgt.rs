@@ -43,13 +43,13 @@ fn success(data: Value) -> Reply {
 }
 
 fn refusal(code: &str, message: &str) -> Reply {
-    Reply::json(200, &json!({"code": code, "msg": message, "data": null}))
+    // Without `data`: some clients take it for an object wherever there is one.
+    Reply::json(200, &json!({"code": code, "msg": message}))
 }
 
 /// What went wrong behind the service, in its own words.
 fn failure(sub_code: &str, sub_message: &str) -> Reply {
-    let body = json!({"code": REMOTE_ERROR, "msg": "remote error", "subCode": sub_code, "subMsg": sub_message,
-        "data": null});
+    let body = json!({"code": REMOTE_ERROR, "msg": "remote error", "subCode": sub_code, "subMsg": sub_message});
     Reply::json(200, &body)
 }
 
