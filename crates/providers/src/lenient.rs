@@ -1,5 +1,6 @@
 //! Reads what upstreams answer: a number may come as a text and a truth as 0 or 1; what is missing is `None`.
 
+use crate::offer::Cost;
 use domain::fulfilment::Profile;
 use domain::time::Timestamp;
 use serde_json::Value;
@@ -39,6 +40,19 @@ pub(crate) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
 /// A list of texts, with an empty text for what is none, so that parallel lists stay parallel.
 pub(crate) fn texts(value: &Value, name: &str) -> Vec<String> {
     list(value, name).iter().map(|text| as_text(text).unwrap_or_default()).collect()
+}
+
+/// Megabytes (1,048,576 bytes) of a decimal number of some unit; `None` for nothing, and for units nobody knows.
+pub(crate) fn megabytes(amount: &str, unit: &str) -> Option<i64> {
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "mb" => 1,
+        "gb" => 1_024,
+        "tb" => 1_048_576,
+        _ => return None,
+    };
+    let Cost { units, decimals, .. } = Cost::parse(amount, "")?;
+    let megabytes = units.checked_mul(factor)?.checked_div(10_i64.checked_pow(decimals)?)?;
+    (megabytes > 0).then_some(megabytes)
 }
 
 /// Reads `LPA:1$host$matching-id` (SGP.22), with or without a scheme before the host, into a profile that has nothing

@@ -5,10 +5,12 @@
 pub mod callback;
 pub mod connection;
 mod lenient;
+pub mod microesim;
 pub mod offer;
 pub mod sandbox;
 mod signing;
 pub mod simulator;
+pub mod tgt;
 pub mod tsim;
 
 use callback::{Callback, CallbackRefusal, Notice};

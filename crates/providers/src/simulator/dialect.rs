@@ -1,6 +1,8 @@
 //! What a simulator of one upstream must be able to do, and the list of them.
 
+use super::microesim::MicroEsim;
 use super::shop::{News, Shop};
+use super::tgt::Tgt;
 use super::tsim::Tsim;
 use super::wire::{Reply, Request};
 use domain::time::Timestamp;
@@ -52,13 +54,15 @@ pub trait Dialect: Send + Sync {
 }
 
 /// The words of all dialects.
-pub const WORDS: [&str; 1] = ["tsim"];
+pub const WORDS: [&str; 3] = ["tsim", "microesim", "tgt"];
 
 /// The dialect of a word.
 #[must_use]
 pub fn dialect(word: &str, credentials: Credentials) -> Option<Box<dyn Dialect>> {
     match word {
         "tsim" => Some(Box::new(Tsim::new(credentials))),
+        "microesim" => Some(Box::new(MicroEsim::new(credentials))),
+        "tgt" => Some(Box::new(Tgt::new(credentials))),
         _ => None,
     }
 }

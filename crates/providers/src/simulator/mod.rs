@@ -5,8 +5,10 @@
 mod control;
 mod dialect;
 mod fault;
+mod microesim;
 mod news;
 pub mod shop;
+mod tgt;
 mod tsim;
 mod wire;
 

@@ -41,6 +41,7 @@ const SCHEMA: &str = "
         sells text
     ) strict;
     create table if not exists turned_away (reference text primary key, times integer not null) strict;
+    create table if not exists keys (key text primary key, sale integer not null) strict;
     create table if not exists nonces (nonce text primary key, seen_at integer not null) strict;
     create table if not exists news (
         number integer primary key,
@@ -251,6 +252,17 @@ pub struct Wish {
     pub notify_url: String,
 }
 
+/// What is special about a sale.
+#[derive(Default)]
+struct Booking<'a> {
+    /// The eSIM that gets data.
+    added_to: Option<i64>,
+    /// What a second wish is known by, and gets the same sale.
+    key: Option<&'a str>,
+    /// Whether each eSIM is news of its own.
+    tells_each: bool,
+}
+
 /// Something a buyer is told by callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
@@ -409,8 +421,19 @@ impl Shop {
         if !(1..=MOST_PER_SALE).contains(&wish.quantity) {
             return Err(NoSale::InvalidQuantity);
         }
-        let delivered = if wish.plan == special::PARTIAL { wish.quantity - 1 } else { wish.quantity };
-        self.book(now, wish, delivered, None)
+        self.book(now, wish, &Booking::default())
+    }
+
+    /// The same, with news of each eSIM instead of the sale as a whole. A second wish under the same key gets the sale
+    /// of the first.
+    ///
+    /// # Errors
+    /// [`NoSale`]; then nothing was sold, and the key is as good as new.
+    pub fn sell_telling_each(&self, now: Timestamp, wish: &Wish, key: Option<&str>) -> Result<Sale, NoSale> {
+        if !(1..=MOST_PER_SALE).contains(&wish.quantity) {
+            return Err(NoSale::InvalidQuantity);
+        }
+        self.book(now, wish, &Booking { key, tells_each: true, ..Booking::default() })
     }
 
     /// Sells data to be added to an eSIM.
@@ -423,11 +446,23 @@ impl Shop {
         if over || !plan.plan.top_up_supported {
             return Err(NoSale::NotAddable);
         }
-        self.book(now, wish, 0, Some(esim.number))
+        self.book(now, wish, &Booking { added_to: Some(esim.number), ..Booking::default() })
     }
 
-    fn book(&self, now: Timestamp, wish: &Wish, delivered: u32, added_to: Option<i64>) -> Result<Sale, NoSale> {
+    fn book(&self, now: Timestamp, wish: &Wish, booking: &Booking<'_>) -> Result<Sale, NoSale> {
         let mut connection = self.lock();
+        if let Some(key) = booking.key {
+            let sql = format!("select {SALE} where number = (select sale from keys where key = ?1)");
+            if let Some(sale) = connection.query_row(&sql, [key], Sale::read).optional()? {
+                return Ok(sale);
+            }
+        }
+        let added_to = booking.added_to;
+        let delivered = match (added_to, wish.plan.as_str()) {
+            (Some(_), _) => 0,
+            (None, special::PARTIAL) => wish.quantity.saturating_sub(1),
+            (None, _) => wish.quantity,
+        };
         let plan = self.plan_now(&connection, &wish.plan).filter(|plan| !plan.withdrawn).ok_or(NoSale::UnknownPlan)?;
         if wish.plan == special::REFUSES {
             return Err(NoSale::OutOfStock);
@@ -479,7 +514,14 @@ impl Shop {
         )?;
         let number = tx.last_insert_rowid();
         let sale = tx.query_row(&format!("select {SALE} where number = ?1"), [number], Sale::read)?;
-        if added_to.is_none() {
+        if let Some(key) = booking.key {
+            tx.execute("insert into keys (key, sale) values (?1, ?2)", params![key, number])?;
+        }
+        if booking.tells_each {
+            for profile in sale.profiles() {
+                write_news(&tx, &sale, Some(profile), "ready", ready_at)?;
+            }
+        } else if added_to.is_none() {
             write_news(&tx, &sale, None, "ready", ready_at)?;
         }
         tx.commit()?;

@@ -87,3 +87,12 @@ pub async fn news_that_is_not_acknowledged_is_told_again(case: Case) {
     };
     assert_eq!(stage.upstream.read_callback(stage.now(), &again).map(|notice| notice.id), id);
 }
+
+pub async fn changed_news_is_refused(case: Case) {
+    let mut stage = Stage::of(case).await;
+    bought(&stage).await;
+    let mut callback = stage.callback().await;
+    let text = String::from_utf8(callback.body).unwrap();
+    callback.body = text.replace("order-1-1", "order-2-1").into_bytes();
+    assert_eq!(stage.upstream.read_callback(stage.now(), &callback), Err(CallbackRefusal::Forged));
+}

@@ -10,14 +10,16 @@
 mod callbacks;
 mod cases;
 mod faults;
+mod partial;
 mod reading;
 mod selling;
 mod stage;
+mod tokens;
 
-/// Tells all stories of the contract for one dialect.
-macro_rules! keeps_the_contract {
-    ($dialect:ident: $($story:ident::$name:ident),+ $(,)?) => {
-        mod $dialect {
+/// Tells some stories for one dialect, in a module of its own.
+macro_rules! tells {
+    ($module:ident, $dialect:ident: $($story:ident::$name:ident),+ $(,)?) => {
+        mod $module {
             $(
                 #[tokio::test]
                 async fn $name() {
@@ -28,10 +30,10 @@ macro_rules! keeps_the_contract {
     };
 }
 
-/// The same for all dialects.
+/// Tells all stories of the contract for all dialects.
 macro_rules! all_keep_the_contract {
     ($($dialect:ident),+ $(,)?) => {$(
-        keeps_the_contract! { $dialect:
+        tells! { $dialect, $dialect:
             selling::one_is_bought_and_delivered,
             selling::several_are_bought_at_once,
             selling::what_is_not_there_is_refused_and_nothing_is_sold,
@@ -57,4 +59,20 @@ macro_rules! all_keep_the_contract {
     )+};
 }
 
-all_keep_the_contract!(tsim);
+all_keep_the_contract!(tsim, microesim, tgt);
+
+tells! { microesim_alone, microesim:
+    partial::what_does_not_come_is_not_waited_for,
+    partial::an_order_that_came_to_nothing_is_for_the_operator,
+    partial::each_esim_is_news_of_its_own,
+}
+
+tells! { tgt_alone, tgt:
+    selling::a_purchase_repeated_is_sold_once,
+    selling::a_lost_answer_may_be_repeated,
+    partial::an_order_that_came_to_nothing_is_for_the_operator,
+    tokens::without_a_token_nothing_is_bought,
+    tokens::an_old_token_is_replaced_once,
+    tokens::who_comes_meanwhile_waits_for_the_token,
+    callbacks::changed_news_is_refused,
+}

@@ -91,3 +91,21 @@ pub async fn what_never_arrived_is_never_taken_for_refused(case: Case) {
     assert!(right, "{heard:?}");
     assert_eq!(stage.sales(), 0);
 }
+
+pub async fn a_purchase_repeated_is_sold_once(case: Case) {
+    let stage = Stage::of(case).await;
+    assert!(stage.upstream.capabilities().idempotent_create);
+    let (first, again) = (stage.buy("order-1-1", DELIVERS, 1).await, stage.buy("order-1-1", DELIVERS, 1).await);
+    assert_eq!((first, stage.sales()), (again, 1));
+    stage.buy("order-1-2", DELIVERS, 1).await;
+    assert_eq!(stage.sales(), 2);
+}
+
+pub async fn a_lost_answer_may_be_repeated(case: Case) {
+    let stage = Stage::of(case).await;
+    stage.simulator.faults().next(Fault::CutAfter, stage.case.buying, 1);
+    let placed = stage.upstream.place(stage.now(), stage.purchase("order-1-1", DELIVERS, 1)).await;
+    assert!(matches!(placed.meaning, Outcome::Unknown { .. }), "{placed:?}");
+    assert_eq!(stage.buy("order-1-1", DELIVERS, 1).await.0.len(), 1);
+    assert_eq!(stage.sales(), 1);
+}

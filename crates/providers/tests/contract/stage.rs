@@ -26,6 +26,8 @@ pub struct Keys {
     pub account: String,
     pub secret: String,
     pub salt: String,
+    /// Where callbacks are taken, for upstreams that are told so with each order.
+    pub callback_url: String,
 }
 
 /// An adapter and what the contract must know of it.
@@ -60,17 +62,18 @@ pub struct Stage {
 
 impl Stage {
     pub async fn of(case: Case) -> Self {
+        let (url, callbacks, answer) = listener().await;
         let random = || format!("{:016x}{:016x}", std::process::id(), 0x5eed_u32);
         let keys = Keys {
             account: format!("account{:08x}", std::process::id()),
             secret: random(),
             salt: "00112233445566778899aabbccddeeff".to_owned(),
+            callback_url: url.clone(),
         };
         let clock = Arc::new(AtomicI64::new(1_795_000_000_000));
-        let (url, callbacks, answer) = listener().await;
         let options = ShopOptions { seed: 7, delay_ms: DELAY_MS, balance_cents: BALANCE_CENTS, callback_url: url };
         let shop = Shop::open(Path::new(""), options).unwrap();
-        let Keys { account, secret, salt } = keys.clone();
+        let Keys { account, secret, salt, .. } = keys.clone();
         let dialect = dialect(case.dialect, Credentials { account, secret, salt }).unwrap();
         let time = Arc::clone(&clock);
         let now: Now = Arc::new(move || Timestamp::from_millis(time.load(Ordering::SeqCst)));
