@@ -30,7 +30,12 @@ pub(super) async fn tell(running: Arc<Running>) {
 
 async fn send(running: &Running, client: &reqwest::Client, news: &News) -> bool {
     let Some(outgoing) = running.dialect.callback((running.now)(), news) else { return true };
-    let mut request = client.post(&news.url).header("content-type", outgoing.content_type).body(outgoing.body);
+    // A callback without a body tries the address, before anything is told there.
+    let mut request = if outgoing.body.is_empty() {
+        client.head(&news.url)
+    } else {
+        client.post(&news.url).header("content-type", outgoing.content_type).body(outgoing.body)
+    };
     for (name, value) in outgoing.headers {
         request = request.header(name, value);
     }
