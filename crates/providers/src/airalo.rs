@@ -1,5 +1,5 @@
-//! Airalo Partners API v2. Orders are synchronous: the answer has the eSIMs. Nothing protects from buying twice, so each
-//! order carries our reference as its description, by which it is found again after a lost answer. Airalo takes no
+//! Airalo Partners API v2. Orders are synchronous: the answer has the eSIMs. Nothing protects from buying twice, so
+//! each order carries our reference as its description, by which it is found again after a lost answer. Airalo takes no
 //! delivered eSIM back; what its staff decides about requests for refunds is no business of a machine.
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
@@ -221,7 +221,8 @@ impl Airalo {
             let reason = format!("no token: status {}", answered.status);
             return Err(Unsent { retry_at: answered.retry_at, reason, raw: answered.raw() });
         };
-        let life = integer(&data, "expires_in").map_or(TOKEN_LIFE_MS, |seconds| seconds.saturating_mul(1_000));
+        let life = integer(&data, "expires_in").filter(|seconds| *seconds > 0);
+        let life = life.map_or(TOKEN_LIFE_MS, |seconds| seconds.saturating_mul(1_000));
         let ends_at = now.plus_millis(life.min(TOKEN_LIFE_MS).saturating_sub(TOKEN_MARGIN_MS));
         let token = Token { text: token, ends_at };
         *held = Some(token.clone());
@@ -818,11 +819,19 @@ mod tests {
     }
 
     #[test]
+    fn a_further_page_is_an_object_and_its_end_is_known() {
+        let page = parsed(r#"{"data":{"3":{"slug":"a"},"4":{"slug":"b"}},"meta":{"current_page":2,"last_page":"2"}}"#);
+        let slugs: Vec<_> = entries(&page, "data").into_iter().map(|entry| text(entry, "slug").unwrap()).collect();
+        assert_eq!(slugs, ["a", "b"]);
+        assert!(is_last(&page, 2, 2, 2) && !is_last(&page, 1, 2, 2));
+        assert!(is_last(&json!({}), 1, 1, 2) && !is_last(&json!({}), 1, 2, 2) && is_last(&json!({}), 3, 0, 2));
+    }
+
+    #[test]
     fn who_owes_has_nothing_left() {
         let told = |amount: &str| {
-            let body = format!(
-                r#"{{"data":{{"balances":{{"name":"balance","availableBalance":{{"amount":{amount},"currency":"USD"}}}}}}}}"#
-            );
+            let left = format!(r#"{{"amount":{amount},"currency":"USD"}}"#);
+            let body = format!(r#"{{"data":{{"balances":{{"name":"balance","availableBalance":{left}}}}}}}"#);
             balance(&parsed(&body)).map(|balance| (balance.left.units, balance.left.decimals))
         };
         assert_eq!(told("12.5"), Some((125, 1)));

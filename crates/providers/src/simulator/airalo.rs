@@ -1,10 +1,6 @@
 //! Airalo's side of its wire, as its reference describes it and as the vendor's own clients speak it, in the mode
-//! Airalo calls sandbox: packages whose names begin with `test-` go wrong on purpose, and future orders are worked on at
-//! once. Prices for travellers are this simulator's own.
-//!
-//! | to buy | to read | to be told |
-//! |---|---|---|
-//! | `token`, `orders`, `orders-async`, `orders/topups`, `future-orders`, `cancel-future-orders`, `refund` | `packages`, `orders`, `orders/{id}`, `sims`, `sims/{iccid}`, its `topups`, `usage`, `packages`, `instructions` and `brand`, `balance`, `future-orders` | `notifications/opt-in`, `notifications/opt-out`, `simulator/webhook` |
+//! Airalo calls sandbox: packages whose names begin with `test-` go wrong on purpose, and future orders are worked on
+//! at once. Prices for travellers are this simulator's own.
 
 use super::dialect::{Credentials, Dialect, Outgoing};
 use super::quota::{Left, Quota, Quotas};
@@ -1204,8 +1200,8 @@ impl Airalo {
         if is_good { Ok(token) } else { Err(unauthorized()) }
     }
 
-    /// A signature needs not be there; one that is wrong is refused. It covers the JSON of what was sent, however it was
-    /// sent, and forms do not tell a number from a text.
+    /// A signature needs not be there; one that is wrong is refused. It covers the JSON of what was sent, in whatever
+    /// encoding; forms do not tell a number from a text.
     fn check_signature(&self, request: &Request) -> Result<(), Reply> {
         let sent = request.header("airalo-signature").to_ascii_lowercase();
         if sent.is_empty() {

@@ -10,6 +10,7 @@
 mod callbacks;
 mod cases;
 mod faults;
+mod only_airalo;
 mod reading;
 mod selling;
 mod stage;
