@@ -431,6 +431,17 @@ impl Shop {
         changed.map(drop)
     }
 
+    /// The next number of what a dialect counts under a name, from 1; nobody gets the same.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn next_number(&self, name: &str) -> Result<i64, rusqlite::Error> {
+        let sql = "insert into memory (name, value) values (?1, '1')
+             on conflict (name) do update set value = cast(cast(value as integer) + 1 as text)
+             returning cast(value as integer)";
+        self.lock().query_row(sql, [name], |row| row.get(0))
+    }
+
     /// Tells something that is about no sale.
     ///
     /// # Errors

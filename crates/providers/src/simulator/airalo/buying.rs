@@ -80,10 +80,7 @@ pub(super) fn request_id(letter: char, number: i64) -> String {
 
 /// The next number of a kind of request.
 pub(super) fn next(shop: &Shop, kind: &str) -> Result<i64, Reply> {
-    let name = format!("airalo/next/{kind}");
-    let number = shop.remembered(&name).and_then(|text| text.parse::<i64>().ok()).unwrap_or(1);
-    shop.remember(&name, Some(&number.saturating_add(1).to_string())).map_err(broken)?;
-    Ok(number)
+    shop.next_number(&format!("airalo/next/{kind}")).map_err(broken)
 }
 
 /// Reads what all orders of new eSIMs have in common, and refuses what the reference says is refused.
