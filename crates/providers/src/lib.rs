@@ -2,6 +2,7 @@
 //! translates what it hears into the words of `domain::fulfilment`. Beside each adapter stands a simulator of its
 //! upstream, which speaks the same wire from the other side.
 
+pub mod airalo;
 pub mod callback;
 pub mod connection;
 mod lenient;

@@ -1,5 +1,6 @@
 //! What a simulator of one upstream must be able to do, and the list of them.
 
+use super::airalo::Airalo;
 use super::microesim::MicroEsim;
 use super::shop::{News, Shop};
 use super::tgt::Tgt;
@@ -31,7 +32,7 @@ pub struct Outgoing {
     pub headers: Vec<(&'static str, String)>,
     /// Media type of the body.
     pub content_type: &'static str,
-    /// The body.
+    /// The body; an empty one tries the address by HEAD.
     pub body: Vec<u8>,
 }
 
@@ -54,12 +55,13 @@ pub trait Dialect: Send + Sync {
 }
 
 /// The words of all dialects.
-pub const WORDS: [&str; 3] = ["tsim", "microesim", "tgt"];
+pub const WORDS: [&str; 4] = ["tsim", "airalo", "microesim", "tgt"];
 
 /// The dialect of a word.
 #[must_use]
 pub fn dialect(word: &str, credentials: Credentials) -> Option<Box<dyn Dialect>> {
     match word {
+        "airalo" => Some(Box::new(Airalo::new(credentials))),
         "tsim" => Some(Box::new(Tsim::new(credentials))),
         "microesim" => Some(Box::new(MicroEsim::new(credentials))),
         "tgt" => Some(Box::new(Tgt::new(credentials))),

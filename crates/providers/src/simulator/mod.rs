@@ -2,11 +2,13 @@
 //! verified, sales are kept in a file, news is told by callback, and everything that can go wrong does, on demand.
 //! A dialect is one upstream's wire; behind all of them is the same [`shop::Shop`].
 
+mod airalo;
 mod control;
 mod dialect;
 mod fault;
 mod microesim;
 mod news;
+mod quota;
 pub mod shop;
 mod tgt;
 mod tsim;

@@ -30,11 +30,21 @@ pub(super) async fn tell(running: Arc<Running>) {
 
 async fn send(running: &Running, client: &reqwest::Client, news: &News) -> bool {
     let Some(outgoing) = running.dialect.callback((running.now)(), news) else { return true };
-    let mut request = client.post(&news.url).header("content-type", outgoing.content_type).body(outgoing.body);
+    // A callback without a body tries the address, before anything is told there.
+    let is_trial = outgoing.body.is_empty();
+    let mut request = if is_trial {
+        client.head(&news.url)
+    } else {
+        client.post(&news.url).header("content-type", outgoing.content_type).body(outgoing.body)
+    };
     for (name, value) in outgoing.headers {
         request = request.header(name, value);
     }
-    let Ok(response) = request.send().await else { return false };
+    let response = request.send().await;
+    if is_trial {
+        return true;
+    }
+    let Ok(response) = response else { return false };
     let status = response.status().as_u16();
     let body = response.text().await.unwrap_or_default();
     running.dialect.is_acknowledged(status, &body)

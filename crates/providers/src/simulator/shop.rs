@@ -43,6 +43,7 @@ const SCHEMA: &str = "
     create table if not exists turned_away (reference text primary key, times integer not null) strict;
     create table if not exists keys (key text primary key, sale integer not null) strict;
     create table if not exists nonces (nonce text primary key, seen_at integer not null) strict;
+    create table if not exists memory (name text primary key, value text not null) strict;
     create table if not exists news (
         number integer primary key,
         sale integer not null,
@@ -104,6 +105,24 @@ pub struct Sale {
 }
 
 impl Sale {
+    /// What stands in news that is about no sale.
+    fn none() -> Self {
+        let never = Timestamp::from_millis(0);
+        Self {
+            number: 0,
+            reference: String::new(),
+            plan: String::new(),
+            asked: 0,
+            delivered: 0,
+            first_profile: 0,
+            added_to: None,
+            cents: 0,
+            notify_url: String::new(),
+            sold_at: never,
+            ready_at: never,
+        }
+    }
+
     /// Whether its profiles are there.
     #[must_use]
     pub fn is_ready(&self, now: Timestamp) -> bool {
@@ -272,7 +291,8 @@ pub struct News {
     pub sale: Sale,
     /// The eSIM it is about; `None` for the sale as a whole.
     pub esim: Option<ShopEsim>,
-    /// `ready`, or the word of an [`EsimLife`].
+    /// `ready`, the word of an [`EsimLife`], or one of [`MILESTONES`]; for news that is about no sale, what a dialect
+    /// made of it.
     pub word: String,
     /// Where it goes.
     pub url: String,
@@ -281,6 +301,10 @@ pub struct News {
     /// How often it was tried.
     pub attempts: u32,
 }
+
+/// Percentages of an eSIM's data, with the words for having used so much. That is told where the account's news goes,
+/// whatever address the sale had.
+pub const MILESTONES: [(i64, &str); 2] = [(75, "used_75"), (90, "used_90")];
 
 const MOST_PER_SALE: u32 = 100;
 const SLOW_MS: i64 = 30_000;
@@ -385,10 +409,70 @@ impl Shop {
         connection.execute(inserted, params![nonce, now.millis()]).is_ok_and(|rows| rows == 1)
     }
 
+    /// What a dialect remembers under a name; `None` for nothing.
+    #[must_use]
+    pub fn remembered(&self, name: &str) -> Option<String> {
+        self.lock().query_row("select value from memory where name = ?1", [name], |row| row.get(0)).optional().ok()?
+    }
+
+    /// All that is remembered under names that begin so, by name.
+    #[must_use]
+    pub fn all_remembered(&self, beginning: &str) -> Vec<(String, String)> {
+        let connection = self.lock();
+        let sql = "select name, value from memory where substr(name, 1, length(?1)) = ?1 order by name";
+        let all = connection.prepare(sql).and_then(|mut all| {
+            let rows = all.query_map([beginning], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        });
+        all.unwrap_or_default()
+    }
+
+    /// Remembers something of a dialect's own under a name; `None` forgets it.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn remember(&self, name: &str, value: Option<&str>) -> Result<(), rusqlite::Error> {
+        let connection = self.lock();
+        let changed = match value {
+            None => connection.execute("delete from memory where name = ?1", [name]),
+            Some(value) => connection.execute(
+                "insert into memory (name, value) values (?1, ?2) on conflict (name) do update set value = ?2",
+                [name, value],
+            ),
+        };
+        changed.map(drop)
+    }
+
+    /// The next number of what a dialect counts under a name, from 1; nobody gets the same.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn next_number(&self, name: &str) -> Result<i64, rusqlite::Error> {
+        let sql = "insert into memory (name, value) values (?1, '1')
+             on conflict (name) do update set value = cast(cast(value as integer) + 1 as text)
+             returning cast(value as integer)";
+        self.lock().query_row(sql, [name], |row| row.get(0))
+    }
+
+    /// Tells something that is about no sale.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn tell(&self, due_at: Timestamp, url: &str, word: &str) -> Result<(), rusqlite::Error> {
+        let sale = Sale { notify_url: url.to_owned(), ..Sale::none() };
+        write_news(&self.lock(), &sale, None, word, due_at)
+    }
+
     /// Our balance, US cents.
     #[must_use]
     pub fn balance_cents(&self) -> i64 {
         self.lock().query_row("select balance from shop", [], |row| row.get(0)).unwrap_or(0)
+    }
+
+    /// The balance a new file begins with, US cents.
+    #[must_use]
+    pub fn first_balance_cents(&self) -> i64 {
+        self.options.balance_cents
     }
 
     /// Sets our balance, US cents.
@@ -635,6 +719,15 @@ impl Shop {
         if life != esim.life {
             write_news(&tx, &esim.sale, Some(esim.number), life.word(), now)?;
         }
+        let of_account = Sale { notify_url: String::new(), ..esim.sale.clone() };
+        let has_used = |used_mb: i64, percentage| {
+            esim.total_mb.is_some_and(|total| used_mb.saturating_mul(100) >= total.saturating_mul(percentage))
+        };
+        for (percentage, word) in MILESTONES {
+            if has_used(used_mb, percentage) && !has_used(esim.used_mb, percentage) {
+                write_news(&tx, &of_account, Some(esim.number), word, now)?;
+            }
+        }
         tx.commit()
     }
 
@@ -682,7 +775,7 @@ impl Shop {
         let rows = self.lock().prepare(due).and_then(|mut due| due.query_map([now.millis()], read)?.collect());
         let rows: Vec<Due> = rows.unwrap_or_default();
         let news = rows.into_iter().filter_map(|due| {
-            let sale = self.sale(due.sale)?;
+            let sale = if due.sale == 0 { Sale::none() } else { self.sale(due.sale)? };
             let esim = due.profile.and_then(|number| self.esim_of(&sale, number));
             let Due { news, word, url, due_at, attempts, .. } = due;
             Some(News { number: news, sale, esim, word, url, due_at, attempts })

@@ -62,9 +62,11 @@ pub(super) async fn fields(content_type: &str, body: &Bytes) -> Map<String, Valu
         return multipart(boundary, body).await;
     }
     if content_type.starts_with("application/x-www-form-urlencoded") {
-        return form_urlencoded::parse(body)
-            .map(|(name, value)| (name.into_owned(), value.into_owned().into()))
-            .collect();
+        let mut fields = Map::new();
+        for (name, value) in form_urlencoded::parse(body) {
+            add(&mut fields, &name, value.into_owned());
+        }
+        return fields;
     }
     match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => fields,
@@ -79,9 +81,22 @@ async fn multipart(boundary: String, body: &Bytes) -> Map<String, Value> {
     while let Ok(Some(part)) = parts.next_field().await {
         let name = part.name().unwrap_or_default().to_owned();
         let Ok(value) = part.text().await else { break };
-        fields.insert(name, value.into());
+        add(&mut fields, &name, value);
     }
     fields
+}
+
+/// Adds a field of a form; `name[]` and `name[0]` are entries of a list, as PHP reads and writes them.
+fn add(fields: &mut Map<String, Value>, name: &str, value: String) {
+    let list = name.strip_suffix(']').and_then(|name| name.split_once('['));
+    let Some((name, _)) = list.filter(|(_, index)| index.bytes().all(|byte| byte.is_ascii_digit())) else {
+        fields.insert(name.to_owned(), value.into());
+        return;
+    };
+    match fields.entry(name).or_insert_with(|| Value::Array(Vec::new())) {
+        Value::Array(entries) => entries.push(value.into()),
+        other => *other = vec![value].into(),
+    }
 }
 
 /// An answer of a simulator.
@@ -144,5 +159,12 @@ mod tests {
                          --x\r\nContent-Disposition: form-data; name=\"remark\"\r\n\r\na b\r\n--x--\r\n";
         assert_eq!(read("multipart/form-data; boundary=x", multipart).await, expected);
         assert_eq!(read("application/json", "[1]").await, vec![]);
+    }
+
+    #[tokio::test]
+    async fn a_form_may_have_lists() {
+        let body = Bytes::from_static(b"iccids%5B%5D=1&iccids%5B%5D=2&share%5B0%5D=link&note=a%5Bb");
+        let fields = fields("application/x-www-form-urlencoded", &body).await;
+        assert_eq!(Value::from(fields).to_string(), r#"{"iccids":["1","2"],"share":["link"],"note":"a[b"}"#);
     }
 }

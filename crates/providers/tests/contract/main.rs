@@ -9,7 +9,10 @@
 
 mod callbacks;
 mod cases;
+mod esim_access_only;
 mod faults;
+mod only_airalo;
+mod only_esim_go;
 mod partial;
 mod reading;
 mod selling;
@@ -40,6 +43,7 @@ macro_rules! all_keep_the_contract {
             selling::without_funds_nothing_is_sold,
             selling::who_is_not_known_buys_nothing,
             selling::a_lost_answer_is_looked_up_and_was_sold_once,
+            selling::a_purchase_repeated_under_its_reference_is_sold_once,
             selling::what_never_arrived_is_never_taken_for_refused,
             faults::too_many_requests_are_tried_later,
             faults::a_page_in_html_says_nothing_about_the_sale,
@@ -59,7 +63,7 @@ macro_rules! all_keep_the_contract {
     )+};
 }
 
-all_keep_the_contract!(tsim, microesim, tgt);
+all_keep_the_contract!(tsim, esim_access, airalo, esim_go, microesim, tgt);
 
 tells! { microesim_alone, microesim:
     partial::what_does_not_come_is_not_waited_for,
@@ -75,4 +79,20 @@ tells! { tgt_alone, tgt:
     tokens::an_old_token_is_replaced_once,
     tokens::who_comes_meanwhile_waits_for_the_token,
     callbacks::changed_news_is_refused,
+}
+
+tells! { esim_go_alone, esim_go:
+    only_esim_go::more_than_five_come_later_and_all_of_them,
+    only_esim_go::a_short_order_is_taken_as_it_is_when_its_time_is_over,
+    only_esim_go::who_is_turned_away_may_come_again,
+    only_esim_go::without_refunds_nothing_is_revoked,
+    only_esim_go::a_lost_refund_is_found_in_the_history,
+    only_esim_go::what_would_be_lost_is_not_revoked,
+    only_esim_go::data_that_does_not_fit_is_refused_and_not_put_elsewhere,
+    only_esim_go::nothing_of_the_organisation_but_its_money_is_kept,
+    only_esim_go::a_validated_order_is_not_bought,
+    only_esim_go::several_bundles_are_one_order,
+    only_esim_go::install_details_are_csv_unless_json_is_asked_for,
+    only_esim_go::what_is_bought_ahead_is_applied_taken_back_and_refunded,
+    only_esim_go::who_reads_an_esim_sees_the_same_everywhere,
 }

@@ -9,10 +9,10 @@ use providers::{AddOn, NotRead, RefundEffect, Support};
 
 const MEGABYTE: i64 = 1_048_576;
 
-fn data(plan: &CataloguePlan) -> Data {
+fn data(case: &Case, plan: &CataloguePlan) -> Data {
     match (plan.unlimited, plan.daily_data_mb, plan.data_mb) {
-        (false, Some(daily), _) => Data::Daily(daily),
-        (false, None, Some(total)) => Data::Total(total),
+        (false, Some(daily), _) if case.lists_daily_allowances => Data::Daily(daily),
+        (false, _, Some(total)) => Data::Total(total),
         _ => Data::Unlimited,
     }
 }
@@ -27,7 +27,11 @@ pub async fn all_offers_are_read_and_every_change_is_seen(case: Case) {
         let offer = offers.iter().find(|offer| offer.upstream_plan_id == plan.upstream_plan_id).unwrap();
         let cents = offer.cost.units * 100 / 10_i64.pow(offer.cost.decimals);
         assert_eq!(cents, plan.price_minor, "{plan:?} {offer:?}");
-        assert_eq!((offer.data, offer.validity_days), (data(plan), plan.validity_days), "{plan:?} {offer:?}");
+        assert_eq!(
+            (offer.data, offer.validity_days),
+            (data(&stage.case, plan), plan.validity_days),
+            "{plan:?} {offer:?}"
+        );
         let mut countries: Vec<&str> = plan.countries.clone();
         countries.sort_unstable();
         assert_eq!(offer.countries, countries, "{plan:?}");
@@ -121,7 +125,7 @@ pub async fn data_is_added_to_an_esim(case: Case) {
         assert!(matches!(added, Outcome::Refused { .. }), "{added:?}");
         return;
     }
-    let offer = add_ons.unwrap().into_iter().find(|offer| offer.upstream_plan_id.ends_with(&plan.upstream_plan_id));
+    let offer = add_ons.unwrap().into_iter().find(|offer| offer.upstream_plan_id.contains(&plan.upstream_plan_id));
     let offer = offer.expect("the plan can be added to its own eSIMs");
     let added = stage.upstream.add(stage.now(), add_on("order-1-2", &offer.upstream_plan_id)).await.meaning;
     assert_eq!(added, Outcome::Done { profiles: Vec::new() });

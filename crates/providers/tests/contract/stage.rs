@@ -41,6 +41,10 @@ pub struct Case {
     pub looking_up: &'static str,
     /// Whether its callbacks are signed.
     pub signs_callbacks: bool,
+    /// Whether a sale is told by callback; otherwise it is what a traveller does with an eSIM.
+    pub tells_of_sales: bool,
+    /// Whether its list tells an allowance for each day from one for the whole term.
+    pub lists_daily_allowances: bool,
     pub adapter: fn(Connection, &Keys) -> Arc<dyn Upstream>,
 }
 
