@@ -1,5 +1,6 @@
 //! What a simulator of one upstream must be able to do, and the list of them.
 
+use super::esim_go::EsimGo;
 use super::shop::{News, Shop};
 use super::tsim::Tsim;
 use super::wire::{Reply, Request};
@@ -8,9 +9,9 @@ use domain::time::Timestamp;
 /// With what a client of a simulator signs. Each dialect uses what its upstream gives out.
 #[derive(Clone, Default)]
 pub struct Credentials {
-    /// The account, access code, client id or API key.
+    /// The account, access code or client id.
     pub account: String,
-    /// The secret.
+    /// The secret; the API key where there is only one.
     pub secret: String,
     /// A salt in hexadecimal digits, for microesim.
     pub salt: String,
@@ -52,12 +53,13 @@ pub trait Dialect: Send + Sync {
 }
 
 /// The words of all dialects.
-pub const WORDS: [&str; 1] = ["tsim"];
+pub const WORDS: [&str; 2] = ["tsim", "esim-go"];
 
 /// The dialect of a word.
 #[must_use]
 pub fn dialect(word: &str, credentials: Credentials) -> Option<Box<dyn Dialect>> {
     match word {
+        "esim-go" => Some(Box::new(EsimGo::new(credentials))),
         "tsim" => Some(Box::new(Tsim::new(credentials))),
         _ => None,
     }

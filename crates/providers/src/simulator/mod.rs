@@ -4,9 +4,11 @@
 
 mod control;
 mod dialect;
+mod esim_go;
 mod fault;
 mod news;
 pub mod shop;
+mod stock;
 mod tsim;
 mod wire;
 

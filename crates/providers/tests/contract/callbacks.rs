@@ -4,10 +4,11 @@ use crate::stage::{Case, Stage};
 use domain::fulfilment::{NotYet, Outcome};
 use providers::callback::{About, CallbackRefusal};
 use providers::sandbox::DELIVERS;
+use providers::simulator::shop::EsimLife;
 use providers::{Purchase, Support};
 use std::sync::atomic::Ordering;
 
-/// Buys one and lets it be delivered; nobody asks for it.
+/// Buys one and lets it be delivered; nobody asks for it. Where that is no news, it is used.
 async fn bought(stage: &Stage) -> Purchase {
     let mut purchase = stage.purchase("order-1-1", DELIVERS, 1);
     let placed = stage.upstream.place(stage.now(), purchase.clone()).await;
@@ -15,6 +16,11 @@ async fn bought(stage: &Stage) -> Purchase {
     assert!(accepted, "{placed:?}");
     purchase.order = placed.order;
     stage.advance(60_000);
+    if !stage.case.tells_deliveries {
+        let shop = stage.simulator.shop();
+        let esim = shop.esims(&shop.sales()[0]).remove(0);
+        shop.live(stage.now(), &esim, EsimLife::InUse, 1).unwrap();
+    }
     purchase
 }
 

@@ -9,8 +9,8 @@ use providers::{AddOn, NotRead, RefundEffect, Support};
 
 const MEGABYTE: i64 = 1_048_576;
 
-fn data(plan: &CataloguePlan) -> Data {
-    match (plan.unlimited, plan.daily_data_mb, plan.data_mb) {
+fn data(case: &Case, plan: &CataloguePlan) -> Data {
+    match (plan.unlimited, plan.daily_data_mb.filter(|_| case.sells_daily), plan.data_mb) {
         (false, Some(daily), _) => Data::Daily(daily),
         (false, None, Some(total)) => Data::Total(total),
         _ => Data::Unlimited,
@@ -27,7 +27,11 @@ pub async fn all_offers_are_read_and_every_change_is_seen(case: Case) {
         let offer = offers.iter().find(|offer| offer.upstream_plan_id == plan.upstream_plan_id).unwrap();
         let cents = offer.cost.units * 100 / 10_i64.pow(offer.cost.decimals);
         assert_eq!(cents, plan.price_minor, "{plan:?} {offer:?}");
-        assert_eq!((offer.data, offer.validity_days), (data(plan), plan.validity_days), "{plan:?} {offer:?}");
+        assert_eq!(
+            (offer.data, offer.validity_days),
+            (data(&stage.case, plan), plan.validity_days),
+            "{plan:?} {offer:?}"
+        );
         let mut countries: Vec<&str> = plan.countries.clone();
         countries.sort_unstable();
         assert_eq!(offer.countries, countries, "{plan:?}");

@@ -39,6 +39,10 @@ pub struct Case {
     pub looking_up: &'static str,
     /// Whether its callbacks are signed.
     pub signs_callbacks: bool,
+    /// Whether it tells of deliveries, and not only of what is done with the eSIMs.
+    pub tells_deliveries: bool,
+    /// Whether it sells plans with so much data each day; others sell them as so much over the whole term.
+    pub sells_daily: bool,
     pub adapter: fn(Connection, &Keys) -> Arc<dyn Upstream>,
 }
 
