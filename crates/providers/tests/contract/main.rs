@@ -10,6 +10,7 @@
 mod callbacks;
 mod cases;
 mod faults;
+mod only_esim_go;
 mod reading;
 mod selling;
 mod stage;
@@ -58,3 +59,20 @@ macro_rules! all_keep_the_contract {
 }
 
 all_keep_the_contract!(tsim, esim_go);
+
+mod only {
+    keeps_the_contract! { esim_go:
+        only_esim_go::more_than_five_come_later_and_all_of_them,
+        only_esim_go::a_short_order_is_taken_as_it_is_when_its_time_is_over,
+        only_esim_go::without_refunds_nothing_is_revoked,
+        only_esim_go::a_lost_refund_is_found_in_the_history,
+        only_esim_go::what_would_be_lost_is_not_revoked,
+        only_esim_go::data_that_does_not_fit_is_refused_and_not_put_elsewhere,
+        only_esim_go::nothing_of_the_organisation_but_its_money_is_kept,
+        only_esim_go::a_validated_order_is_not_bought,
+        only_esim_go::several_bundles_are_one_order,
+        only_esim_go::install_details_are_csv_unless_json_is_asked_for,
+        only_esim_go::what_is_bought_ahead_is_applied_taken_back_and_refunded,
+        only_esim_go::who_reads_an_esim_sees_the_same_everywhere,
+    }
+}
