@@ -198,10 +198,17 @@ impl EsimGo {
         let mut raw = heard.raw;
         if profiles.len() < wanted && (completed || age > PROCESSING_MS) {
             let call = Call::get(format!("esims/assignments?reference={}", segment(&number)));
-            let heard = self.read(now, call).await;
+            let heard = self.ask(now, call).await;
             raw = format!("{raw}\n{}", heard.raw);
-            let more = heard.meaning.as_ref().map(profiles_of_assignments).unwrap_or_default();
-            profiles = if more.len() > profiles.len() { more } else { profiles };
+            match heard.meaning {
+                Said::Body(body) => {
+                    let more = profiles_of_assignments(&body);
+                    profiles = if more.len() > profiles.len() { more } else { profiles };
+                }
+                // Without this answer nobody knows whether more will come.
+                other if age > PROCESSING_MS => return Heard::new(not_found_out(now, other), raw),
+                _ => {}
+            }
         }
         let status = || format!("{}: {}", told(&order, "status"), told(&order, "statusMessage"));
         let look_up = if profiles.len() >= wanted {

@@ -115,6 +115,12 @@ impl Sale {
         matches!(self.plan.as_str(), special::ANSWER_LOST)
     }
 
+    /// Which of its eSIMs this is, counting from 0.
+    #[must_use]
+    pub fn index_of(&self, esim: &ShopEsim) -> i64 {
+        esim.number.saturating_sub(self.first_profile)
+    }
+
     fn profiles(&self) -> std::ops::Range<i64> {
         self.first_profile..self.first_profile.saturating_add(i64::from(self.delivered))
     }

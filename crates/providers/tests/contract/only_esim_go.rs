@@ -5,7 +5,7 @@ use crate::stage::{BALANCE_CENTS, Case, Stage};
 use domain::fulfilment::{Cancellation, LookUp, NotYet, Outcome};
 use providers::connection::{Address, Answered, Call, Connection, Sent};
 use providers::esim_go::{Account, EsimGo};
-use providers::sandbox::{DELIVERS, KEEPS, PARTIAL};
+use providers::sandbox::{BUSY, DELIVERS, KEEPS, PARTIAL};
 use providers::simulator::Fault;
 use providers::simulator::shop::EsimLife;
 use providers::{AddOn, RefundEffect, Support, Upstream};
@@ -66,8 +66,22 @@ pub async fn a_short_order_is_taken_as_it_is_when_its_time_is_over(case: Case) {
     let early = stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning;
     assert!(matches!(early, LookUp::Provisioning { .. }), "{early:?}");
     stage.advance(300_001);
+    // Nobody says that no more will come before everybody was asked.
+    stage.simulator.faults().next(Fault::ServerError, "assignments", 1);
+    let unheard = stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning;
+    assert!(matches!(unheard, LookUp::NoAnswer { .. }), "{unheard:?}");
     let late = stage.upstream.look_up(stage.now(), purchase).await.meaning;
     assert!(matches!(&late, LookUp::Delivered { profiles } if profiles.len() == 1), "{late:?}");
+}
+
+pub async fn who_is_turned_away_may_come_again(case: Case) {
+    let stage = Stage::of(case).await;
+    for _ in 0..2 {
+        let placed = stage.upstream.place(stage.now(), stage.purchase("order-1-1", BUSY, 1)).await.meaning;
+        assert!(matches!(placed, Outcome::NotYet(NotYet::TryLater { .. })), "{placed:?}");
+    }
+    assert_eq!(stage.buy("order-1-1", BUSY, 1).await.0.len(), 1);
+    assert_eq!(stage.sales(), 1);
 }
 
 pub async fn without_refunds_nothing_is_revoked(case: Case) {

@@ -9,7 +9,7 @@ use domain::time::Timestamp;
 use serde_json::{Value, json};
 
 /// Revoked later than this after the purchase, a bundle is lost.
-pub(super) const REFUNDED_WITHIN_MS: i64 = 60 * DAY_MS;
+const REFUNDED_WITHIN_MS: i64 = 60 * DAY_MS;
 
 /// A bundle on an eSIM.
 pub(super) struct Assignment {
@@ -22,6 +22,22 @@ pub(super) struct Assignment {
     pub(super) state: &'static str,
     pub(super) begin: Option<Timestamp>,
     pub(super) end: Option<Timestamp>,
+}
+
+/// The number of a bundle on an eSIM: even for the one the eSIM came with, odd for data added.
+pub(super) fn id(esim: &ShopEsim, sale: &Sale) -> String {
+    match sale.added_to {
+        Some(_) => (200_000_001 + 2 * sale.number).to_string(),
+        None => (200_000_000 + 2 * esim.number).to_string(),
+    }
+}
+
+/// Which of all the eSIMs of its order this one is.
+fn index(shop: &Shop, esim: &ShopEsim, sale: &Sale) -> i64 {
+    let all = shop.sales_of(&sale.reference);
+    let before = all.iter().take_while(|it| it.number < sale.number);
+    let before: i64 = before.map(|it| if it.added_to.is_some() { 1 } else { i64::from(it.delivered) }).sum();
+    before.saturating_add(if sale.added_to.is_some() { 0 } else { sale.index_of(esim) })
 }
 
 /// The bundles on an eSIM, oldest first: its data is used in this order.
@@ -60,13 +76,9 @@ pub(super) fn assignments(shop: &Shop, now: Timestamp, esim: &ShopEsim) -> Vec<A
         is_active_taken = is_active_taken || state == "active";
         left_to_use = left_to_use.saturating_sub(used);
         let has_begun = matches!(state, "active" | "depleted" | "expired");
-        let index = if sale.added_to.is_some() { 0 } else { esim.number.saturating_sub(first_number(shop, &sale)) };
         assignments.push(Assignment {
-            id: match sale.added_to {
-                Some(_) => (200_000_001 + 2 * sale.number).to_string(),
-                None => (200_000_000 + 2 * esim.number).to_string(),
-            },
-            reference: format!("{}-{index}", sale.reference),
+            id: id(esim, &sale),
+            reference: format!("{}-{}", sale.reference, index(shop, esim, &sale)),
             remaining: if state == "depleted" { 0 } else { initial.saturating_sub(used) },
             begin: begin.filter(|_| has_begun),
             end: end.filter(|_| has_begun),
@@ -77,10 +89,6 @@ pub(super) fn assignments(shop: &Shop, now: Timestamp, esim: &ShopEsim) -> Vec<A
         });
     }
     assignments
-}
-
-pub(super) fn first_number(shop: &Shop, sale: &Sale) -> i64 {
-    shop.esims(sale).first().map_or(0, |esim| esim.number)
 }
 
 pub(super) fn assignment(it: &Assignment) -> Value {

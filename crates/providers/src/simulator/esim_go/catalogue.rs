@@ -6,9 +6,9 @@ use crate::simulator::shop::{Shop, ShopPlan};
 use crate::simulator::wire::{Reply, Request};
 use serde_json::{Value, json};
 
-pub(super) const DECIMAL_MEGABYTE: i64 = 1_000_000;
+const DECIMAL_MEGABYTE: i64 = 1_000_000;
 
-pub(super) fn group(listed: &ShopPlan) -> &'static str {
+fn group(listed: &ShopPlan) -> &'static str {
     if listed.plan.unlimited { "Standard Unlimited Essential" } else { "Standard Fixed" }
 }
 
@@ -18,7 +18,7 @@ pub(super) fn amount(listed: &ShopPlan) -> i64 {
     if listed.plan.unlimited { -1 } else { total.saturating_add(DECIMAL_MEGABYTE - 1) / DECIMAL_MEGABYTE }
 }
 
-pub(super) fn speeds(best: &str) -> &'static [&'static str] {
+fn speeds(best: &str) -> &'static [&'static str] {
     if best == "5G" { &["2G", "3G", "4G", "5G"] } else { &["2G", "3G", "4G"] }
 }
 

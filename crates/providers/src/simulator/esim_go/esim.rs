@@ -8,7 +8,7 @@ use domain::time::Timestamp;
 use serde_json::{Map, Value, json};
 
 /// An eSIM without bundles that is on no phone leaves the account; how soon is not published.
-pub(super) const LEAVES_AFTER_MS: i64 = 60_000;
+const LEAVES_AFTER_MS: i64 = 60_000;
 
 /// What installs an eSIM.
 pub(super) fn installs(esim: &ShopEsim) -> Map<String, Value> {

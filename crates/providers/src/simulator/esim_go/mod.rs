@@ -20,7 +20,7 @@ use super::dialect::{Credentials, Dialect, Outgoing};
 use super::shop::{EsimLife, News, NoSale, Shop};
 use super::wire::{Reply, Request};
 use crate::signing::{is_same, mac};
-use assignment::{assignment, assignments, bundles, history, revoke};
+use assignment::{assignment, assignments, bundles, history, id, revoke};
 use aws_lc_rs::hmac::HMAC_SHA256;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -275,8 +275,8 @@ impl Dialect for EsimGo {
             let total_mb = esim.total_mb.unwrap_or(0);
             let left_mb = total_mb.saturating_sub(esim.used_mb).max(0);
             body["bundle"] = json!({
-                "id": (200_000_000 + 2 * esim.number).to_string(),
-                "reference": format!("{}-0", esim.sale.reference),
+                "id": id(esim, &esim.sale),
+                "reference": format!("{}-{}", esim.sale.reference, esim.sale.index_of(esim)),
                 "name": esim.sale.plan,
                 "description": esim.sale.plan,
                 "initialQuantity": total_mb.saturating_mul(MEGABYTE),

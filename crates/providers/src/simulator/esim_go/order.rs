@@ -10,10 +10,10 @@ use domain::time::Timestamp;
 use serde_json::{Value, json};
 
 /// Uses of the inventory begin with this; they are no orders.
-pub(super) const APPLIED: &str = "a9917000";
+const APPLIED: &str = "a9917000";
 
 /// What an order is called: an UUID.
-pub(super) fn order_reference(number: i64) -> String {
+fn order_reference(number: i64) -> String {
     format!("e51a6000-0000-4000-8000-{number:012x}")
 }
 
@@ -28,7 +28,7 @@ pub(super) fn sales_of_order(shop: &Shop, reference: &str) -> Vec<Sale> {
     if reference.starts_with(APPLIED) { Vec::new() } else { sales }
 }
 
-pub(super) fn item(shop: &Shop, sales: &[&Sale], with_esims: bool) -> Value {
+fn item(shop: &Shop, sales: &[&Sale], with_esims: bool) -> Value {
     let esims: Vec<ShopEsim> = sales
         .iter()
         .flat_map(|sale| match sale.added_to {
@@ -62,7 +62,7 @@ pub(super) fn item(shop: &Shop, sales: &[&Sale], with_esims: bool) -> Value {
 }
 
 /// The sales of one order, those of data for several eSIMs taken together as they were ordered.
-pub(super) fn items(sales: &[Sale]) -> Vec<Vec<&Sale>> {
+fn items(sales: &[Sale]) -> Vec<Vec<&Sale>> {
     let mut items: Vec<Vec<&Sale>> = Vec::new();
     for sale in sales {
         match items.last_mut() {
@@ -101,19 +101,19 @@ pub(super) fn order(shop: &Shop, now: Timestamp, sales: &[Sale], with_esims: boo
 }
 
 /// One line of an order as it was asked for.
-pub(super) struct Line {
+struct Line {
     plan: String,
     quantity: u32,
     iccids: Vec<String>,
     allow_reassign: bool,
 }
 
-pub(super) fn lines(request: &Request) -> Result<Vec<Line>, Reply> {
+fn lines(request: &Request) -> Result<Vec<Line>, Reply> {
     let assign = text(&request.fields, "assign") == "true";
     let lines = field(&request.fields, "order").and_then(Value::as_array).filter(|lines| !lines.is_empty());
     let lines = lines.ok_or_else(|| refusal(400, "order is required"))?;
     let each = lines.iter().map(|line| {
-        let line = line.as_object().filter(|line| text(line, "type") == "bundle");
+        let line = line.as_object().filter(|line| matches!(text(line, "type").as_str(), "" | "bundle"));
         let line = line.ok_or_else(|| refusal(400, "order type must be bundle"))?;
         let iccids = field(line, "iccids").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let iccids: Vec<String> = iccids.iter().filter_map(crate::lenient::as_text).collect();
@@ -131,7 +131,7 @@ pub(super) fn lines(request: &Request) -> Result<Vec<Line>, Reply> {
     each.collect()
 }
 
-pub(super) fn validated(shop: &Shop, now: Timestamp, lines: &[Line], assigned: bool) -> Reply {
+fn validated(shop: &Shop, now: Timestamp, lines: &[Line], assigned: bool) -> Reply {
     let mut total = 0_i64;
     let mut items = Vec::new();
     for line in lines {
@@ -152,13 +152,7 @@ pub(super) fn validated(shop: &Shop, now: Timestamp, lines: &[Line], assigned: b
 }
 
 /// Sells a line: one sale, or one for each eSIM that gets data.
-pub(super) fn sell(
-    shop: &Shop,
-    now: Timestamp,
-    reference: &str,
-    line: &Line,
-    assign: bool,
-) -> Result<Vec<Sale>, Reply> {
+fn sell(shop: &Shop, now: Timestamp, reference: &str, line: &Line, assign: bool) -> Result<Vec<Sale>, Reply> {
     let wish = |quantity| Wish {
         reference: reference.to_owned(),
         plan: line.plan.clone(),
