@@ -214,6 +214,8 @@ pub async fn what_is_bought_ahead_is_applied_taken_back_and_refunded(case: Case)
     let details = format!("esims/assignments?reference={}", applied["applyReference"].as_str().unwrap());
     assert_eq!(json_of(&stage, Call::get(details)).await["iccid"], json!(iccid));
     json_of(&stage, apply(json!({"iccid": iccid, "name": plan}))).await;
+    let too_many = call(&stage, apply(json!({"bundles": [{"name": plan, "repeat": 2}]}))).await;
+    assert_eq!((too_many.status, stage.sales()), (403, 3), "{}", too_many.text);
     // The money went when it was bought, not when it was used; and only then it was an order.
     assert_eq!(json_of(&stage, Call::get("orders")).await.as_array().unwrap().len(), 1);
     assert_eq!(shop.balance_cents(), BALANCE_CENTS - 3 * price);
