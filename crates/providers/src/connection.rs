@@ -116,7 +116,7 @@ impl Answered {
 }
 
 /// Parts of the names of fields that are kept for nobody's eyes, in lower case.
-const SECRET: [&str; 14] = [
+const SECRET: [&str; 15] = [
     "lpa",
     "qrcode",
     "qr_code",
@@ -131,6 +131,7 @@ const SECRET: [&str; 14] = [
     "secret",
     "shorturl",
     "smdpaddress",
+    "apikey",
 ];
 
 fn hide(value: &mut Value) {

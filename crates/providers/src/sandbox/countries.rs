@@ -18,6 +18,11 @@ pub(super) struct Country {
     pub operators: &'static [(&'static str, &'static str)],
 }
 
+/// English name and region of a country; its code for one that is not known here.
+pub(crate) fn place(code: &str) -> (&str, &str) {
+    COUNTRIES.iter().find(|country| country.code == code).map_or((code, ""), |country| (country.name, country.region))
+}
+
 /// The regions that have plans of their own.
 pub(super) const REGIONS: [&str; 7] =
     ["Europe", "Asia", "Middle East", "Africa", "North America", "Latin America", "Oceania"];

@@ -15,6 +15,7 @@ mod upstream;
 mod world;
 
 pub use catalogue::{CataloguePlan, Network, catalogue};
+pub(crate) use countries::place;
 pub use error::SandboxError;
 pub use operator::Sale;
 pub use profile_state::ProfileState;

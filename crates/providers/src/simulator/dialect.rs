@@ -1,6 +1,7 @@
 //! What a simulator of one upstream must be able to do, and the list of them.
 
 use super::airalo::Airalo;
+use super::esim_go::EsimGo;
 use super::microesim::MicroEsim;
 use super::shop::{News, Shop};
 use super::tgt::Tgt;
@@ -11,9 +12,9 @@ use domain::time::Timestamp;
 /// With what a client of a simulator signs. Each dialect uses what its upstream gives out.
 #[derive(Clone, Default)]
 pub struct Credentials {
-    /// The account, access code, client id or API key.
+    /// The account, access code or client id.
     pub account: String,
-    /// The secret.
+    /// The secret; the API key where there is only one.
     pub secret: String,
     /// A salt in hexadecimal digits, for microesim.
     pub salt: String,
@@ -55,13 +56,14 @@ pub trait Dialect: Send + Sync {
 }
 
 /// The words of all dialects.
-pub const WORDS: [&str; 4] = ["tsim", "airalo", "microesim", "tgt"];
+pub const WORDS: [&str; 5] = ["tsim", "airalo", "esim-go", "microesim", "tgt"];
 
 /// The dialect of a word.
 #[must_use]
 pub fn dialect(word: &str, credentials: Credentials) -> Option<Box<dyn Dialect>> {
     match word {
         "airalo" => Some(Box::new(Airalo::new(credentials))),
+        "esim-go" => Some(Box::new(EsimGo::new(credentials))),
         "tsim" => Some(Box::new(Tsim::new(credentials))),
         "microesim" => Some(Box::new(MicroEsim::new(credentials))),
         "tgt" => Some(Box::new(Tgt::new(credentials))),

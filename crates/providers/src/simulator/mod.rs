@@ -5,11 +5,13 @@
 mod airalo;
 mod control;
 mod dialect;
+mod esim_go;
 mod fault;
 mod microesim;
 mod news;
 mod quota;
 pub mod shop;
+mod stock;
 mod tgt;
 mod tsim;
 mod wire;

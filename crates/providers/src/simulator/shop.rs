@@ -135,11 +135,17 @@ impl Sale {
         matches!(self.plan.as_str(), special::ANSWER_LOST)
     }
 
+    /// Which of its eSIMs this is, counting from 0.
+    #[must_use]
+    pub fn index_of(&self, esim: &ShopEsim) -> i64 {
+        esim.number.saturating_sub(self.first_profile)
+    }
+
     fn profiles(&self) -> std::ops::Range<i64> {
         self.first_profile..self.first_profile.saturating_add(i64::from(self.delivered))
     }
 
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             number: row.get(0)?,
             reference: row.get(1)?,
@@ -156,7 +162,7 @@ impl Sale {
     }
 }
 
-const SALE: &str = "number, reference, plan, asked, delivered, first_profile, added_to, cents, notify_url, sold_at, \
+pub(super) const SALE: &str = "number, reference, plan, asked, delivered, first_profile, added_to, cents, notify_url, sold_at, \
      ready_at from sales";
 
 /// Where an eSIM is in its life.
@@ -332,6 +338,7 @@ impl Shop {
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.execute_batch("pragma journal_mode = wal; pragma synchronous = full;")?;
         connection.execute_batch(SCHEMA)?;
+        connection.execute_batch(super::stock::SCHEMA)?;
         let known: Option<i64> = connection.query_row("select seed from shop", [], |row| row.get(0)).optional()?;
         let seed = match known {
             Some(seed) => seed,
@@ -351,7 +358,7 @@ impl Shop {
         Ok(Self { connection: connection.into(), profiles, options, plans, order })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -361,7 +368,7 @@ impl Shop {
         self.plan_now(&self.lock(), id)
     }
 
-    fn plan_now(&self, connection: &Connection, id: &str) -> Option<ShopPlan> {
+    pub(super) fn plan_now(&self, connection: &Connection, id: &str) -> Option<ShopPlan> {
         let changed = connection
             .query_row("select cents, withdrawn, sells from plan_changes where plan = ?1", [id], |row| {
                 Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, bool>(1)?, row.get::<_, Option<String>>(2)?))
@@ -632,12 +639,36 @@ impl Shop {
     /// All sales, oldest first.
     #[must_use]
     pub fn sales(&self) -> Vec<Sale> {
+        self.sales_where("?1 = ?1", &0)
+    }
+
+    /// All sales the buyer called by this name, oldest first.
+    #[must_use]
+    pub fn sales_of(&self, reference: &str) -> Vec<Sale> {
+        self.sales_where("reference = ?1", &reference)
+    }
+
+    /// All sales of data added to an eSIM, oldest first.
+    #[must_use]
+    pub fn sales_added_to(&self, esim: &ShopEsim) -> Vec<Sale> {
+        self.sales_where("added_to = ?1", &esim.number)
+    }
+
+    fn sales_where(&self, condition: &str, value: &dyn rusqlite::ToSql) -> Vec<Sale> {
         let connection = self.lock();
-        let sales = connection.prepare(&format!("select {SALE} order by number")).and_then(|mut sales| {
-            let rows = sales.query_map([], Sale::read)?;
+        let sales = format!("select {SALE} where {condition} order by number");
+        let sales = connection.prepare(&sales).and_then(|mut sales| {
+            let rows = sales.query_map([value], Sale::read)?;
             rows.collect()
         });
         sales.unwrap_or_default()
+    }
+
+    /// The number the next sale will have.
+    #[must_use]
+    pub fn next_number(&self) -> i64 {
+        let next = "select coalesce(max(number), 0) + 1 from sales";
+        self.lock().query_row(next, [], |row| row.get(0)).unwrap_or(1)
     }
 
     /// The eSIMs of a sale, in the order of delivery, whether they are there yet or not.
@@ -666,7 +697,10 @@ impl Shop {
             .ok()?
             .unwrap_or(("released".to_owned(), 0, None, sale.sold_at));
         let added: Vec<String> = connection
-            .prepare("select plan from sales where added_to = ?1")
+            .prepare(
+                "select plan from sales
+                 where added_to = ?1 and number not in (select sale from revoked where profile = ?1)",
+            )
             .and_then(|mut plans| plans.query_map([number], |row| row.get(0))?.collect())
             .ok()?;
         let mut total_mb = total_mb(&plan);
