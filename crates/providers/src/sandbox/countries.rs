@@ -18,6 +18,11 @@ pub(super) struct Country {
     pub operators: &'static [(&'static str, &'static str)],
 }
 
+/// The English name of a country; its code where the sandbox does not sell.
+pub(crate) fn name_of(code: &str) -> &str {
+    COUNTRIES.iter().find(|country| country.code == code).map_or(code, |country| country.name)
+}
+
 /// The regions that have plans of their own.
 pub(super) const REGIONS: [&str; 7] =
     ["Europe", "Asia", "Middle East", "Africa", "North America", "Latin America", "Oceania"];

@@ -14,6 +14,8 @@ pub(crate) mod special;
 mod upstream;
 mod world;
 
+pub(crate) use countries::name_of;
+
 pub use catalogue::{CataloguePlan, Network, catalogue};
 pub use error::SandboxError;
 pub use operator::Sale;

@@ -12,7 +12,7 @@ mod wire;
 
 pub use dialect::{Credentials, Dialect, Outgoing, WORDS, dialect};
 pub use fault::{Fault, Faults, Planned};
-pub use wire::{Reply, Request};
+pub use wire::{Reply, Request, Trial};
 
 use bytes::Bytes;
 use domain::time::Timestamp;
@@ -150,6 +150,11 @@ async fn answer(running: Arc<Running>, request: HyperRequest<Incoming>) -> Resul
         }
     }
     let mut reply = running.dialect.answer(&running.shop, (running.now)(), &request);
+    if let Some(trial) = reply.trial.take()
+        && !news::passes(&running, &trial.url, trial.outgoing).await
+    {
+        reply = trial.otherwise;
+    }
     match fault.map(|planned| planned.fault) {
         Some(Fault::CutAfter) => return Err(Cut),
         Some(Fault::WrongTypes) => fault::mistype(&mut reply),

@@ -1,6 +1,7 @@
 //! Tells news by callback, again and again where the receiver does not answer as it should.
 
 use super::Running;
+use super::dialect::Outgoing;
 use super::shop::News;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) async fn tell(running: Arc<Running>) {
-    let Ok(client) = reqwest::Client::builder().http1_only().timeout(TIME_LIMIT).no_proxy().build() else { return };
+    let Ok(client) = client() else { return };
     loop {
         let faults = running.faults.callbacks();
         let now = (running.now)();
@@ -30,7 +31,11 @@ pub(super) async fn tell(running: Arc<Running>) {
 
 async fn send(running: &Running, client: &reqwest::Client, news: &News) -> bool {
     let Some(outgoing) = running.dialect.callback((running.now)(), news) else { return true };
-    let mut request = client.post(&news.url).header("content-type", outgoing.content_type).body(outgoing.body);
+    post(running, client, &news.url, outgoing).await
+}
+
+async fn post(running: &Running, client: &reqwest::Client, url: &str, outgoing: Outgoing) -> bool {
+    let mut request = client.post(url).header("content-type", outgoing.content_type).body(outgoing.body);
     for (name, value) in outgoing.headers {
         request = request.header(name, value);
     }
@@ -38,4 +43,14 @@ async fn send(running: &Running, client: &reqwest::Client, news: &News) -> bool 
     let status = response.status().as_u16();
     let body = response.text().await.unwrap_or_default();
     running.dialect.is_acknowledged(status, &body)
+}
+
+/// Tries an address for callbacks, and keeps it if it answers as it should.
+pub(super) async fn passes(running: &Running, url: &str, outgoing: Outgoing) -> bool {
+    let Ok(client) = client() else { return false };
+    post(running, &client, url, outgoing).await && running.shop.set_callback_url(url).is_ok()
+}
+
+fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().http1_only().timeout(TIME_LIMIT).no_proxy().build()
 }
