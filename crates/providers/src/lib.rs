@@ -4,6 +4,7 @@
 
 pub mod callback;
 pub mod connection;
+pub mod esim_access;
 mod lenient;
 pub mod offer;
 pub mod sandbox;

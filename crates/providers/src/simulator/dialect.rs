@@ -1,5 +1,6 @@
 //! What a simulator of one upstream must be able to do, and the list of them.
 
+use super::esim_access::EsimAccess;
 use super::shop::{News, Shop};
 use super::tsim::Tsim;
 use super::wire::{Reply, Request};
@@ -52,13 +53,14 @@ pub trait Dialect: Send + Sync {
 }
 
 /// The words of all dialects.
-pub const WORDS: [&str; 1] = ["tsim"];
+pub const WORDS: [&str; 2] = ["tsim", "esim-access"];
 
 /// The dialect of a word.
 #[must_use]
 pub fn dialect(word: &str, credentials: Credentials) -> Option<Box<dyn Dialect>> {
     match word {
         "tsim" => Some(Box::new(Tsim::new(credentials))),
+        "esim-access" => Some(Box::new(EsimAccess::new(credentials))),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@
 
 mod control;
 mod dialect;
+mod esim_access;
 mod fault;
 mod news;
 pub mod shop;

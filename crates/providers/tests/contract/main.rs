@@ -57,4 +57,4 @@ macro_rules! all_keep_the_contract {
     )+};
 }
 
-all_keep_the_contract!(tsim);
+all_keep_the_contract!(tsim, esim_access);
