@@ -9,6 +9,7 @@
 
 mod callbacks;
 mod cases;
+mod esim_access_only;
 mod faults;
 mod reading;
 mod selling;
@@ -38,6 +39,7 @@ macro_rules! all_keep_the_contract {
             selling::without_funds_nothing_is_sold,
             selling::who_is_not_known_buys_nothing,
             selling::a_lost_answer_is_looked_up_and_was_sold_once,
+            selling::a_purchase_repeated_under_its_reference_is_sold_once,
             selling::what_never_arrived_is_never_taken_for_refused,
             faults::too_many_requests_are_tried_later,
             faults::a_page_in_html_says_nothing_about_the_sale,
