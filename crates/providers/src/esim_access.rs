@@ -220,9 +220,10 @@ impl EsimAccess {
                         let told = format!("{code}: {message}");
                         let outcome = match code.as_str() {
                             BUSY => later(answered.retry_at, told),
-                            code if SET_UP.contains(&code) => later(None, told),
-                            // Neither says that nothing was sold.
+                            code if SET_UP.contains(&code) || matches!(answered.status, 401 | 403) => later(None, told),
+                            // None of these says that nothing was sold.
                             SERVER_ERROR | ABNORMAL_STATE | ALLOCATING => unknown(told),
+                            _ if answered.status >= 500 => unknown(told),
                             _ => Outcome::Refused { code, message },
                         };
                         (outcome, None)
@@ -287,6 +288,9 @@ impl EsimAccess {
                 Ok(obj) => obj,
                 Err(error) => return Heard::new(Err(error), raw),
             };
+            if obj.get("esimList").is_none() {
+                return Heard::new(Err(NotRead::NotUnderstood { reason: "there is no esimList".to_owned() }), raw);
+            }
             let esims = list(&obj, "esimList");
             let found = esims.iter().find(|esim| text(esim, "transactionId").as_deref() == Some(reference));
             if let Some(order) = found.and_then(|esim| text(esim, "orderNo")) {
@@ -710,6 +714,39 @@ mod tests {
         assert_eq!((code.as_str(), message.as_str()), (SERVER_ERROR, "Server error"));
         assert!(envelope(&answered(r#"{"code":0}"#)).is_none());
         assert!(envelope(&answered("<html>")).is_none());
+    }
+
+    #[test]
+    fn what_the_document_prints_is_understood() {
+        let obj = json!({"esimList": [{
+            "esimTranNo": "23120118156818", "orderNo": "B23120118131854", "transactionId": "test344343433",
+            "imsi": "232104070077567", "iccid": "8943108170000775671", "smsStatus": 1, "msisdn": "436789040077567",
+            "ac": "LPA:1$rsp-eu.redteamobile.com$43DE23C67EE747BCAD6B63E8B67B261F", "smdpStatus": "RELEASED",
+            "eid": "", "activeType": 1, "dataType": 1, "activateTime": null,
+            "expiredTime": "2024-05-29T18:34:17+0000", "totalVolume": 5_368_709_120_i64, "totalDuration": 30,
+            "durationUnit": "DAY", "orderUsage": 0, "esimStatus": "GOT_RESOURCE", "pin": "", "puk": "",
+            "apn": "drei.at",
+        }], "pager": {"pageSize": 20, "pageNum": 1, "total": 1}});
+        let LookUp::Delivered { profiles } = delivered(Timestamp::from_millis(0), &obj, 1) else { panic!() };
+        assert_eq!(
+            profiles,
+            [Profile {
+                iccid: "8943108170000775671".to_owned(),
+                handle: Some("23120118156818".to_owned()),
+                smdp_address: "rsp-eu.redteamobile.com".to_owned(),
+                matching_id: "43DE23C67EE747BCAD6B63E8B67B261F".to_owned(),
+                activation_code: "LPA:1$rsp-eu.redteamobile.com$43DE23C67EE747BCAD6B63E8B67B261F".to_owned(),
+                apn: Some("drei.at".to_owned()),
+                msisdn: Some("436789040077567".to_owned()),
+                install_by: time("2024-05-29T18:34:17Z"),
+                ..Profile::default()
+            }]
+        );
+        let told = usage(&obj["esimList"][0]);
+        assert_eq!((told.life, told.expires_at, told.total_bytes), (Life::NotActive, None, Some(5_368_709_120)));
+        let suspended = usage(&json!({"esimStatus": "SUSPENDED", "activateTime": "2024-05-01T00:00:00+0000",
+                                      "expiredTime": "2024-05-29T18:34:17+0000"}));
+        assert_eq!((suspended.life, suspended.expires_at), (Life::Unknown, time("2024-05-29T18:34:17Z")));
     }
 
     #[test]

@@ -685,7 +685,7 @@ impl EsimAccess {
             return Err(refusal(HEADER_FORMAT, "Wrong request header format"));
         }
         // Who signs, signs right; who does not, need not.
-        if ["rt-signature", "rt-timestamp", "rt-requestid"].iter().any(|name| !request.header(name).is_empty()) {
+        if !request.header("rt-signature").is_empty() {
             let (signed, timestamp) = (header("rt-signature")?, header("rt-timestamp")?);
             let request_id = header("rt-requestid")?;
             let body = String::from_utf8_lossy(&request.body);
@@ -826,5 +826,49 @@ impl Dialect for EsimAccess {
 
     fn retry_ms(&self, attempts: u32) -> Option<i64> {
         (attempts < MOST_TRIES).then_some(RETRY_MS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulator::shop::ShopOptions;
+
+    fn asked(headers: &[(&str, &str)], body: &'static str) -> String {
+        let credentials = Credentials { account: "11111".to_owned(), secret: "1111".to_owned(), salt: String::new() };
+        let options = ShopOptions { seed: 7, delay_ms: 0, balance_cents: 100, callback_url: String::new() };
+        let shop = Shop::open(std::path::Path::new(""), options).unwrap();
+        let request = Request {
+            method: "POST".to_owned(),
+            path: "/api/v1/open/balance/query".to_owned(),
+            query: Vec::new(),
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            body: bytes::Bytes::from_static(body.as_bytes()),
+            fields: serde_json::Map::new(),
+        };
+        let reply = EsimAccess::new(credentials).answer(&shop, Timestamp::from_millis(1_628_670_425_000), &request);
+        let body: Value = serde_json::from_slice(&reply.body).unwrap();
+        text(&body, "errorCode").unwrap()
+    }
+
+    #[test]
+    fn the_signature_of_the_document_is_taken_in_either_case() {
+        let signed = "7EB765E27DF5373DEA2DBC8C41A7D9557743E46C8054750F3D851B3FD01D0835";
+        let headers = |signature, timestamp| {
+            [
+                ("rt-accesscode", "11111"),
+                ("rt-requestid", "4ce9d9cdac9e4e17b3a2c66c358c1ce2"),
+                ("rt-timestamp", timestamp),
+                ("rt-signature", signature),
+            ]
+        };
+        let body = r#"{"imsi":"326543826"}"#;
+        assert_eq!(asked(&headers(signed, "1628670421"), body), "0");
+        let lower = signed.to_lowercase();
+        assert_eq!(asked(&headers(&lower, "1628670421"), body), "0");
+        assert_eq!(asked(&headers(signed, "1628670422"), body), BAD_SIGNATURE);
+        assert_eq!(asked(&headers(signed, "1628670421"), "{}"), BAD_SIGNATURE);
+        assert_eq!(asked(&headers(signed, ""), body), HEADER_MISSING);
+        assert_eq!(asked(&[("rt-accesscode", "22222")], body), HEADER_FORMAT);
     }
 }
