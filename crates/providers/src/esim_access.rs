@@ -53,8 +53,8 @@ const SET_UP: [&str; 5] = [HEADER_MISSING, HEADER_FORMAT, TIMESTAMP_EXPIRED, ADD
 
 /// Between two polls; allocation takes up to 30 s, and working clients ask every 2 to 3 s.
 const POLL_MS: i64 = 3_000;
-/// How long after a lost answer "not found" proves nothing: the time limit of a call (60 s), the 30 s of allocation that
-/// the document names, and as much for clocks that differ.
+/// How long after a lost answer "not found" proves nothing: the time limit of a call (60 s), the 30 s of allocation
+/// that the document names, and as much for clocks that differ.
 const SETTLE_AFTER_MS: i64 = 120_000;
 /// How far back a purchase is searched. It is looked up within minutes; and one that is not found is sent again under
 /// the same number, which sells nothing twice.

@@ -56,6 +56,8 @@ pub(super) struct EsimAccess {
     credentials: Credentials,
     /// When the calls of the last second came.
     calls: Mutex<VecDeque<i64>>,
+    /// Held while an order is made, so that two with the same number at once are still the same.
+    ordering: Mutex<()>,
 }
 
 fn success(obj: Value) -> Reply {
@@ -670,7 +672,7 @@ fn notification(kind: &str, id: String, happened_at: Timestamp, content: &Value)
 
 impl EsimAccess {
     pub(super) fn new(credentials: Credentials) -> Self {
-        Self { credentials, calls: Mutex::default() }
+        Self { credentials, calls: Mutex::default(), ordering: Mutex::default() }
     }
 
     /// Refuses who is not known, signs wrongly, or calls too often.
@@ -730,7 +732,10 @@ impl EsimAccess {
         };
         match path {
             "package/list" => packages(shop, &body),
-            "esim/order" => buy(shop, now, &body),
+            "esim/order" => {
+                let _ordering = self.ordering.lock().unwrap_or_else(PoisonError::into_inner);
+                buy(shop, now, &body)
+            }
             "esim/query" => query(shop, now, &body),
             "esim/cancel" => cancel(shop, now, &body),
             "esim/suspend" => moved(shop, now, &body, suspended),

@@ -30,6 +30,7 @@ const SCHEMA: &str = "
     ) strict;
     create index if not exists sales_by_reference on sales (reference);
     create index if not exists sales_by_batch on sales (batch);
+    create index if not exists sales_by_time on sales (sold_at);
     create index if not exists sales_by_added_to on sales (added_to) where added_to is not null;
     create table if not exists lives (
         profile integer primary key,

@@ -95,6 +95,19 @@ async fn a_busy_upstream_sells_later_and_once() {
     assert_eq!(stage.sales(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_same_purchase_twice_at_once_is_sold_once() {
+    let stage = stage().await;
+    for k in 1..=5 {
+        let purchase = stage.purchase(&format!("order-{k}-1"), DELIVERS, 1);
+        let placed = || stage.upstream.place(stage.now(), purchase.clone());
+        let (one, other, third) = tokio::join!(placed(), placed(), placed());
+        assert!(one.order.is_some() && one.order == other.order && other.order == third.order, "{one:?} {other:?}");
+        stage.advance(1_000);
+    }
+    assert_eq!(stage.sales(), 5);
+}
+
 #[tokio::test]
 async fn a_ninth_call_within_a_second_is_tried_later() {
     let stage = stage().await;
