@@ -5,6 +5,7 @@
 pub mod airalo;
 pub mod callback;
 pub mod connection;
+pub mod esim_access;
 pub mod esim_go;
 mod lenient;
 pub mod microesim;

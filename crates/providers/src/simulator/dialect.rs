@@ -1,6 +1,7 @@
 //! What a simulator of one upstream must be able to do, and the list of them.
 
 use super::airalo::Airalo;
+use super::esim_access::EsimAccess;
 use super::esim_go::EsimGo;
 use super::microesim::MicroEsim;
 use super::shop::{News, Shop};
@@ -56,7 +57,7 @@ pub trait Dialect: Send + Sync {
 }
 
 /// The words of all dialects.
-pub const WORDS: [&str; 5] = ["tsim", "airalo", "esim-go", "microesim", "tgt"];
+pub const WORDS: [&str; 6] = ["tsim", "esim-access", "airalo", "esim-go", "microesim", "tgt"];
 
 /// The dialect of a word.
 #[must_use]
@@ -65,6 +66,7 @@ pub fn dialect(word: &str, credentials: Credentials) -> Option<Box<dyn Dialect>>
         "airalo" => Some(Box::new(Airalo::new(credentials))),
         "esim-go" => Some(Box::new(EsimGo::new(credentials))),
         "tsim" => Some(Box::new(Tsim::new(credentials))),
+        "esim-access" => Some(Box::new(EsimAccess::new(credentials))),
         "microesim" => Some(Box::new(MicroEsim::new(credentials))),
         "tgt" => Some(Box::new(Tgt::new(credentials))),
         _ => None,

@@ -5,6 +5,7 @@
 mod airalo;
 mod control;
 mod dialect;
+mod esim_access;
 mod esim_go;
 mod fault;
 mod microesim;
@@ -18,7 +19,7 @@ mod wire;
 
 pub use dialect::{Credentials, Dialect, Outgoing, WORDS, dialect};
 pub use fault::{Fault, Faults, Planned};
-pub use wire::{Reply, Request};
+pub use wire::{Reply, Request, Trial};
 
 use bytes::Bytes;
 use domain::time::Timestamp;
@@ -156,6 +157,11 @@ async fn answer(running: Arc<Running>, request: HyperRequest<Incoming>) -> Resul
         }
     }
     let mut reply = running.dialect.answer(&running.shop, (running.now)(), &request);
+    if let Some(trial) = reply.trial.take()
+        && !news::passes(&running, &trial.url, trial.outgoing).await
+    {
+        reply = trial.otherwise;
+    }
     match fault.map(|planned| planned.fault) {
         Some(Fault::CutAfter) => return Err(Cut),
         Some(Fault::WrongTypes) => fault::mistype(&mut reply),

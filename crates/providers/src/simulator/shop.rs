@@ -24,9 +24,14 @@ const SCHEMA: &str = "
         cents integer not null,
         notify_url text not null,
         sold_at integer not null,
-        ready_at integer not null
+        ready_at integer not null,
+        batch integer not null,
+        days integer
     ) strict;
     create index if not exists sales_by_reference on sales (reference);
+    create index if not exists sales_by_batch on sales (batch);
+    create index if not exists sales_by_time on sales (sold_at);
+    create index if not exists sales_by_added_to on sales (added_to) where added_to is not null;
     create table if not exists lives (
         profile integer primary key,
         state text not null,
@@ -78,6 +83,15 @@ pub struct ShopPlan {
     pub withdrawn: bool,
 }
 
+impl ShopPlan {
+    /// What a day of a plan costs that is sold by the day, US cents.
+    #[must_use]
+    pub fn day_cents(&self) -> i64 {
+        let days = self.plan.validity_days.max(1);
+        self.plan.price_minor.saturating_add(days - 1) / days
+    }
+}
+
 /// A sale of new eSIMs, or of data added to one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sale {
@@ -102,6 +116,10 @@ pub struct Sale {
     pub sold_at: Timestamp,
     /// When its profiles are there.
     pub ready_at: Timestamp,
+    /// The number of the first sale of those that were bought together.
+    pub batch: i64,
+    /// For how many days it was sold, where the buyer chose; otherwise it is the plan's own term.
+    pub days: Option<i64>,
 }
 
 impl Sale {
@@ -120,6 +138,8 @@ impl Sale {
             notify_url: String::new(),
             sold_at: never,
             ready_at: never,
+            batch: 0,
+            days: None,
         }
     }
 
@@ -158,12 +178,14 @@ impl Sale {
             notify_url: row.get(8)?,
             sold_at: Timestamp::from_millis(row.get(9)?),
             ready_at: Timestamp::from_millis(row.get(10)?),
+            batch: row.get(11)?,
+            days: row.get(12)?,
         })
     }
 }
 
 pub(super) const SALE: &str = "number, reference, plan, asked, delivered, first_profile, added_to, cents, notify_url, sold_at, \
-     ready_at from sales";
+     ready_at, batch, days from sales";
 
 /// Where an eSIM is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,16 +202,22 @@ pub enum EsimLife {
     Expired,
     /// Taken back.
     Cancelled,
+    /// Paused by the buyer.
+    Suspended,
+    /// Ended by the buyer, who gets nothing back.
+    Revoked,
 }
 
 impl EsimLife {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Released, "released"),
         (Self::Installed, "installed"),
         (Self::InUse, "in_use"),
         (Self::UsedUp, "used_up"),
         (Self::Expired, "expired"),
         (Self::Cancelled, "cancelled"),
+        (Self::Suspended, "suspended"),
+        (Self::Revoked, "revoked"),
     ];
 
     /// Its word.
@@ -220,6 +248,8 @@ pub struct ShopEsim {
     pub used_mb: i64,
     /// Megabytes there are in all, added ones included; `None` for no limit.
     pub total_mb: Option<i64>,
+    /// Its term in days, added ones included.
+    pub days: i64,
     /// When its term began.
     pub activated_at: Option<Timestamp>,
     /// When its term ends, once it began.
@@ -277,17 +307,6 @@ pub struct Wish {
     pub notify_url: String,
 }
 
-/// What is special about a sale.
-#[derive(Default)]
-struct Booking<'a> {
-    /// The eSIM that gets data.
-    added_to: Option<i64>,
-    /// What a second wish is known by, and gets the same sale.
-    key: Option<&'a str>,
-    /// Whether each eSIM is news of its own.
-    tells_each: bool,
-}
-
 /// Something a buyer is told by callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct News {
@@ -297,8 +316,8 @@ pub struct News {
     pub sale: Sale,
     /// The eSIM it is about; `None` for the sale as a whole.
     pub esim: Option<ShopEsim>,
-    /// `ready`, the word of an [`EsimLife`], or one of [`MILESTONES`]; for news that is about no sale, what a dialect
-    /// made of it.
+    /// `ready`, the word of an [`EsimLife`], one of [`MILESTONES`], `left_50`, `left_25` or `left_10` when so many
+    /// hundredths of the data are left or fewer, or `last_day`; for news that is about no sale, what a dialect made of it.
     pub word: String,
     /// Where it goes.
     pub url: String,
@@ -312,6 +331,27 @@ pub struct News {
 /// whatever address the sale had.
 pub const MILESTONES: [(i64, &str); 2] = [(75, "used_75"), (90, "used_90")];
 
+/// A wish as it is booked.
+struct Booking<'a> {
+    wish: &'a Wish,
+    delivered: u32,
+    days: Option<i64>,
+    /// Under which it is sold once.
+    key: Option<&'a str>,
+    /// Whether each eSIM is news of its own.
+    tells_each: bool,
+}
+
+impl<'a> Booking<'a> {
+    fn of(wish: &'a Wish) -> Self {
+        let delivered = if wish.plan == special::PARTIAL { wish.quantity.saturating_sub(1) } else { wish.quantity };
+        Self { wish, delivered, days: None, key: None, tells_each: false }
+    }
+}
+
+/// The news of data that runs out: hundredths left, and its word.
+const LEFT: [(i64, &str); 3] = [(50, "left_50"), (25, "left_25"), (10, "left_10")];
+const LAST_DAY: &str = "last_day";
 const MOST_PER_SALE: u32 = 100;
 const SLOW_MS: i64 = 30_000;
 const BUSY_TIMES: u32 = 2;
@@ -512,7 +552,7 @@ impl Shop {
         if !(1..=MOST_PER_SALE).contains(&wish.quantity) {
             return Err(NoSale::InvalidQuantity);
         }
-        self.book(now, wish, &Booking::default())
+        self.book(now, &[Booking::of(wish)], None).map(|mut sales| sales.remove(0))
     }
 
     /// The same, with news of each eSIM instead of the sale as a whole. A second wish under the same key gets the sale
@@ -524,7 +564,22 @@ impl Shop {
         if !(1..=MOST_PER_SALE).contains(&wish.quantity) {
             return Err(NoSale::InvalidQuantity);
         }
-        self.book(now, wish, &Booking { key, tells_each: true, ..Booking::default() })
+        let booking = Booking { key, tells_each: true, ..Booking::of(wish) };
+        self.book(now, &[booking], None).map(|mut sales| sales.remove(0))
+    }
+
+    /// Sells new eSIMs of several plans at once, for the days the buyer chose where a wish has some.
+    ///
+    /// # Errors
+    /// [`NoSale`]; then nothing was sold.
+    pub fn sell_together(&self, now: Timestamp, wishes: &[(Wish, Option<i64>)]) -> Result<Vec<Sale>, NoSale> {
+        let quantities = wishes.iter().all(|(wish, _)| (1..=MOST_PER_SALE).contains(&wish.quantity));
+        if wishes.is_empty() || !quantities {
+            return Err(NoSale::InvalidQuantity);
+        }
+        let bookings: Vec<Booking<'_>> =
+            wishes.iter().map(|(wish, days)| Booking { days: *days, ..Booking::of(wish) }).collect();
+        self.book(now, &bookings, None)
     }
 
     /// Sells data to be added to an eSIM.
@@ -533,33 +588,37 @@ impl Shop {
     /// [`NoSale`]; then nothing was sold.
     pub fn add(&self, now: Timestamp, wish: &Wish, esim: &ShopEsim) -> Result<Sale, NoSale> {
         let plan = self.plan(&wish.plan).filter(|plan| !plan.withdrawn).ok_or(NoSale::UnknownPlan)?;
-        let over = matches!(esim.life, EsimLife::Expired | EsimLife::Cancelled);
+        let over = matches!(esim.life, EsimLife::Expired | EsimLife::Cancelled | EsimLife::Revoked);
         if over || !plan.plan.top_up_supported {
             return Err(NoSale::NotAddable);
         }
-        self.book(now, wish, &Booking { added_to: Some(esim.number), ..Booking::default() })
+        let booking = Booking { delivered: 0, ..Booking::of(wish) };
+        let sale = self.book(now, &[booking], Some(esim.number)).map(|mut sales| sales.remove(0))?;
+        if let Some(end) = self.esim(esim.number).and_then(|esim| esim.expires_at) {
+            write_news(&self.lock(), &esim.sale, Some(esim.number), LAST_DAY, end.plus_millis(-DAY_MS))?;
+        }
+        Ok(sale)
     }
 
-    fn book(&self, now: Timestamp, wish: &Wish, booking: &Booking<'_>) -> Result<Sale, NoSale> {
+    /// Books all or nothing.
+    fn book(&self, now: Timestamp, bookings: &[Booking<'_>], added_to: Option<i64>) -> Result<Vec<Sale>, NoSale> {
         let mut connection = self.lock();
-        if let Some(key) = booking.key {
+        if let Some(key) = bookings.first().and_then(|booking| booking.key) {
             let sql = format!("select {SALE} where number = (select sale from keys where key = ?1)");
             if let Some(sale) = connection.query_row(&sql, [key], Sale::read).optional()? {
-                return Ok(sale);
+                return Ok(vec![sale]);
             }
         }
-        let added_to = booking.added_to;
-        let delivered = match (added_to, wish.plan.as_str()) {
-            (Some(_), _) => 0,
-            (None, special::PARTIAL) => wish.quantity.saturating_sub(1),
-            (None, _) => wish.quantity,
-        };
-        let plan = self.plan_now(&connection, &wish.plan).filter(|plan| !plan.withdrawn).ok_or(NoSale::UnknownPlan)?;
-        if wish.plan == special::REFUSES {
-            return Err(NoSale::OutOfStock);
+        let mut plans = Vec::with_capacity(bookings.len());
+        for Booking { wish, .. } in bookings {
+            let plan = self.plan_now(&connection, &wish.plan).filter(|plan| !plan.withdrawn);
+            plans.push(plan.ok_or(NoSale::UnknownPlan)?);
+            if wish.plan == special::REFUSES {
+                return Err(NoSale::OutOfStock);
+            }
         }
         let tx = connection.transaction()?;
-        if wish.plan == special::BUSY {
+        for Booking { wish, .. } in bookings.iter().filter(|booking| booking.wish.plan == special::BUSY) {
             let times: Option<u32> = tx
                 .query_row("select times from turned_away where reference = ?1", [&wish.reference], |row| row.get(0))
                 .optional()?;
@@ -573,8 +632,40 @@ impl Shop {
                 return Err(NoSale::Busy);
             }
         }
-        let sold = if added_to.is_some() { 1 } else { delivered };
-        let cents = plan.plan.price_minor.saturating_mul(i64::from(sold));
+        let mut sales: Vec<Sale> = Vec::with_capacity(bookings.len());
+        for (booking, plan) in bookings.iter().zip(&plans) {
+            let batch = sales.first().map(|sale| sale.number);
+            sales.push(self.book_one(&tx, now, booking, plan, added_to, batch)?);
+        }
+        if let Some((first, key)) = sales.first().zip(bookings.first().and_then(|booking| booking.key)) {
+            tx.execute("insert into keys (key, sale) values (?1, ?2)", params![key, first.number])?;
+        }
+        if bookings.iter().any(|booking| booking.tells_each) {
+            for sale in &sales {
+                for profile in sale.profiles() {
+                    write_news(&tx, sale, Some(profile), "ready", sale.ready_at)?;
+                }
+            }
+        } else if let Some(last) = sales.iter().max_by_key(|sale| sale.ready_at.millis()).filter(|_| added_to.is_none())
+        {
+            write_news(&tx, &sales[0], None, "ready", last.ready_at)?;
+        }
+        tx.commit()?;
+        Ok(sales)
+    }
+
+    fn book_one(
+        &self,
+        tx: &Connection,
+        now: Timestamp,
+        Booking { wish, delivered, days, .. }: &Booking<'_>,
+        plan: &ShopPlan,
+        added_to: Option<i64>,
+        batch: Option<i64>,
+    ) -> Result<Sale, NoSale> {
+        let sold = if added_to.is_some() { 1 } else { *delivered };
+        let each = days.map_or(plan.plan.price_minor, |days| plan.day_cents().saturating_mul(days));
+        let cents = each.saturating_mul(i64::from(sold));
         let balance: i64 = tx.query_row("select balance from shop", [], |row| row.get(0))?;
         if balance < cents {
             return Err(NoSale::InsufficientFunds);
@@ -588,8 +679,8 @@ impl Shop {
         tx.execute("update shop set balance = balance - ?1", [cents])?;
         tx.execute(
             "insert into sales (reference, plan, asked, delivered, first_profile, added_to, cents, notify_url, sold_at,
-                 ready_at)
-             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                 ready_at, batch, days)
+             values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, coalesce(?11, 0), ?12)",
             params![
                 wish.reference,
                 wish.plan,
@@ -600,23 +691,14 @@ impl Shop {
                 cents,
                 wish.notify_url,
                 now.millis(),
-                ready_at.millis()
+                ready_at.millis(),
+                batch,
+                days
             ],
         )?;
         let number = tx.last_insert_rowid();
-        let sale = tx.query_row(&format!("select {SALE} where number = ?1"), [number], Sale::read)?;
-        if let Some(key) = booking.key {
-            tx.execute("insert into keys (key, sale) values (?1, ?2)", params![key, number])?;
-        }
-        if booking.tells_each {
-            for profile in sale.profiles() {
-                write_news(&tx, &sale, Some(profile), "ready", ready_at)?;
-            }
-        } else if added_to.is_none() {
-            write_news(&tx, &sale, None, "ready", ready_at)?;
-        }
-        tx.commit()?;
-        Ok(sale)
+        tx.execute("update sales set batch = number where number = ?1 and batch = 0", [number])?;
+        Ok(tx.query_row(&format!("select {SALE} where number = ?1"), [number], Sale::read)?)
     }
 
     fn sale_where(&self, condition: &str, value: &dyn rusqlite::ToSql) -> Option<Sale> {
@@ -639,34 +721,43 @@ impl Shop {
     /// All sales, oldest first.
     #[must_use]
     pub fn sales(&self) -> Vec<Sale> {
-        self.sales_where("?1 = ?1", &0)
+        self.sales_where("1 = 1", params![])
     }
 
-    /// All sales the buyer called by this name, oldest first.
+    /// The sales the buyer called by this name, oldest first.
     #[must_use]
     pub fn sales_of(&self, reference: &str) -> Vec<Sale> {
-        self.sales_where("reference = ?1", &reference)
+        self.sales_where("reference = ?1 and reference <> ''", params![reference])
     }
 
-    /// All sales of data added to an eSIM, oldest first.
+    /// What was bought together with the first sale of a batch, and that one.
+    #[must_use]
+    pub fn batch(&self, number: i64) -> Vec<Sale> {
+        self.sales_where("batch = ?1", params![number])
+    }
+
+    /// What was sold from a time up to another, oldest first.
+    #[must_use]
+    pub fn sales_between(&self, from: Timestamp, to: Timestamp) -> Vec<Sale> {
+        self.sales_where("sold_at between ?1 and ?2", params![from.millis(), to.millis()])
+    }
+
+    /// The sales that added data to an eSIM, oldest first.
     #[must_use]
     pub fn sales_added_to(&self, esim: &ShopEsim) -> Vec<Sale> {
-        self.sales_where("added_to = ?1", &esim.number)
+        self.sales_where("added_to = ?1", params![esim.number])
     }
 
-    fn sales_where(&self, condition: &str, value: &dyn rusqlite::ToSql) -> Vec<Sale> {
+    fn sales_where(&self, condition: &str, values: &[&dyn rusqlite::ToSql]) -> Vec<Sale> {
         let connection = self.lock();
-        let sales = format!("select {SALE} where {condition} order by number");
-        let sales = connection.prepare(&sales).and_then(|mut sales| {
-            let rows = sales.query_map([value], Sale::read)?;
-            rows.collect()
-        });
+        let sql = format!("select {SALE} where {condition} order by number");
+        let sales = connection.prepare(&sql).and_then(|mut sales| sales.query_map(values, Sale::read)?.collect());
         sales.unwrap_or_default()
     }
 
     /// The number the next sale will have.
     #[must_use]
-    pub fn next_number(&self) -> i64 {
+    pub fn next_sale_number(&self) -> i64 {
         let next = "select coalesce(max(number), 0) + 1 from sales";
         self.lock().query_row(next, [], |row| row.get(0)).unwrap_or(1)
     }
@@ -679,7 +770,7 @@ impl Shop {
 
     fn esim_of(&self, sale: &Sale, number: i64) -> Option<ShopEsim> {
         let connection = self.lock();
-        let plan = self.plan_now(&connection, &sale.plan)?.plan;
+        let plan = of_days(self.plan_now(&connection, &sale.plan)?.plan, sale.days);
         let (life, used_mb, activated_at, changed_at) = connection
             .query_row(
                 "select state, used_mb, activated_at, changed_at from lives where profile = ?1",
@@ -696,17 +787,18 @@ impl Shop {
             .optional()
             .ok()?
             .unwrap_or(("released".to_owned(), 0, None, sale.sold_at));
-        let added: Vec<String> = connection
+        let added: Vec<(String, Option<i64>)> = connection
             .prepare(
-                "select plan from sales
+                "select plan, days from sales
                  where added_to = ?1 and number not in (select sale from revoked where profile = ?1)",
             )
-            .and_then(|mut plans| plans.query_map([number], |row| row.get(0))?.collect())
+            .and_then(|mut plans| plans.query_map([number], |row| Ok((row.get(0)?, row.get(1)?)))?.collect())
             .ok()?;
         let mut total_mb = total_mb(&plan);
         let mut days = plan.validity_days;
-        for added in added.iter().filter_map(|id| self.plans.get(id)) {
-            total_mb = total_mb.zip(self::total_mb(added)).map(|(total, more)| total.saturating_add(more));
+        for (id, added_days) in added {
+            let Some(added) = self.plans.get(&id).map(|added| of_days(added.clone(), added_days)) else { continue };
+            total_mb = total_mb.zip(self::total_mb(&added)).map(|(total, more)| total.saturating_add(more));
             days = days.saturating_add(added.validity_days);
         }
         Some(ShopEsim {
@@ -716,6 +808,7 @@ impl Shop {
             life: EsimLife::of(&life)?,
             used_mb,
             total_mb,
+            days,
             activated_at,
             expires_at: activated_at.map(|begin| begin.plus_millis(days.saturating_mul(DAY_MS))),
             changed_at,
@@ -761,6 +854,27 @@ impl Shop {
             if has_used(used_mb, percentage) && !has_used(esim.used_mb, percentage) {
                 write_news(&tx, &of_account, Some(esim.number), word, now)?;
             }
+        }
+        if let Some(total) = esim.total_mb.filter(|total| *total > 0) {
+            let left = |used: i64| total.saturating_sub(used).saturating_mul(100);
+            for (percent, word) in LEFT {
+                let mark = total.saturating_mul(percent);
+                if left(esim.used_mb) > mark && left(used_mb) <= mark {
+                    write_news(&tx, &esim.sale, Some(esim.number), word, now)?;
+                }
+            }
+        }
+        if esim.activated_at.is_none()
+            && let Some(begin) = activated_at
+        {
+            let last_day = esim.days.saturating_sub(1).saturating_mul(DAY_MS);
+            write_news(
+                &tx,
+                &esim.sale,
+                Some(esim.number),
+                LAST_DAY,
+                Timestamp::from_millis(begin).plus_millis(last_day),
+            )?;
         }
         tx.commit()
     }
@@ -826,6 +940,13 @@ impl Shop {
         let again = again.map(Timestamp::millis);
         self.lock().execute(sql, params![news.number, again.is_none(), again]).map(drop)
     }
+}
+
+/// A plan as it was sold for the days a buyer chose.
+fn of_days(plan: CataloguePlan, days: Option<i64>) -> CataloguePlan {
+    let Some(days) = days else { return plan };
+    let data_mb = plan.daily_data_mb.map(|daily| daily.saturating_mul(days)).or(plan.data_mb);
+    CataloguePlan { data_mb, validity_days: days, ..plan }
 }
 
 /// Megabytes over the whole term.

@@ -86,8 +86,9 @@ impl Shop {
         tx.execute("update shop set balance = balance - ?1", [cents])?;
         tx.execute(
             "insert into sales (reference, plan, asked, delivered, first_profile, added_to, cents, notify_url, sold_at,
-                 ready_at)
-             select ?1, ?2, ?3, 0, coalesce(max(first_profile + max(delivered, 1)), 1), null, ?4, '', ?5, ?5
+                 ready_at, batch)
+             select ?1, ?2, ?3, 0, coalesce(max(first_profile + max(delivered, 1)), 1), null, ?4, '', ?5, ?5,
+                 coalesce(max(number), 0) + 1
              from sales",
             params![wish.reference, wish.plan, wish.quantity, cents, now.millis()],
         )?;

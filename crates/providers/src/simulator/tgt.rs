@@ -138,7 +138,7 @@ fn states(sale: &Sale, now: Timestamp, esim: Option<&ShopEsim>) -> (&'static str
         Some(EsimLife::InUse) => ("INUSE", "activated"),
         Some(EsimLife::UsedUp) => ("USED", "activated"),
         Some(EsimLife::Expired) => ("EXPIRED", "activated"),
-        Some(EsimLife::Cancelled) => ("TERMINATION", "unavailable"),
+        Some(EsimLife::Suspended | EsimLife::Revoked | EsimLife::Cancelled) => ("TERMINATION", "unavailable"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Requests and answers as the simulators see them, whatever encoding a client chose.
 
+use super::dialect::Outgoing;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -110,6 +111,19 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// Whether the connection is cut instead of sending any of this.
     pub is_lost: bool,
+    /// An address that is tried before this answer is given.
+    pub trial: Option<Box<Trial>>,
+}
+
+/// An address for callbacks, kept if it answers as it should.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// The address.
+    pub url: String,
+    /// What it is tried with.
+    pub outgoing: Outgoing,
+    /// The answer if it fails.
+    pub otherwise: Reply,
 }
 
 impl Reply {
@@ -117,14 +131,14 @@ impl Reply {
     #[must_use]
     pub fn json(status: u16, body: &Value) -> Self {
         let headers = vec![("content-type", "application/json".to_owned())];
-        Self { status, headers, body: body.to_string().into_bytes(), is_lost: false }
+        Self { status, headers, body: body.to_string().into_bytes(), is_lost: false, trial: None }
     }
 
     /// Some other text with a status.
     #[must_use]
     pub fn text(status: u16, media: &str, body: &str) -> Self {
         let headers = vec![("content-type", media.to_owned())];
-        Self { status, headers, body: body.as_bytes().to_vec(), is_lost: false }
+        Self { status, headers, body: body.as_bytes().to_vec(), is_lost: false, trial: None }
     }
 
     /// The same with a header.
@@ -132,6 +146,12 @@ impl Reply {
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// The same, if an address for callbacks passes a trial; then news goes there from now on.
+    #[must_use]
+    pub fn after(self, trial: Trial) -> Self {
+        Self { trial: Some(Box::new(trial)), ..self }
     }
 
     /// The same, or a cut connection.

@@ -9,10 +9,10 @@ use providers::{AddOn, NotRead, RefundEffect, Support};
 
 const MEGABYTE: i64 = 1_048_576;
 
-fn data(case: &Case, plan: &CataloguePlan) -> Data {
+fn data(plan: &CataloguePlan) -> Data {
     match (plan.unlimited, plan.daily_data_mb, plan.data_mb) {
-        (false, Some(daily), _) if case.lists_daily_allowances => Data::Daily(daily),
-        (false, _, Some(total)) => Data::Total(total),
+        (false, Some(daily), _) => Data::Daily(daily),
+        (false, None, Some(total)) => Data::Total(total),
         _ => Data::Unlimited,
     }
 }
@@ -23,15 +23,11 @@ pub async fn all_offers_are_read_and_every_change_is_seen(case: Case) {
     let offers = stage.upstream.offers(stage.now()).await.meaning.unwrap();
     let plans = shop.plans();
     assert_eq!(offers.len(), plans.len());
-    for plan in plans.iter().map(|listed| &listed.plan) {
+    for plan in plans.into_iter().map(|listed| (stage.case.listed)(listed.plan)) {
         let offer = offers.iter().find(|offer| offer.upstream_plan_id == plan.upstream_plan_id).unwrap();
         let cents = offer.cost.units * 100 / 10_i64.pow(offer.cost.decimals);
         assert_eq!(cents, plan.price_minor, "{plan:?} {offer:?}");
-        assert_eq!(
-            (offer.data, offer.validity_days),
-            (data(&stage.case, plan), plan.validity_days),
-            "{plan:?} {offer:?}"
-        );
+        assert_eq!((offer.data, offer.validity_days), (data(&plan), plan.validity_days), "{plan:?} {offer:?}");
         let mut countries: Vec<&str> = plan.countries.clone();
         countries.sort_unstable();
         assert_eq!(offer.countries, countries, "{plan:?}");

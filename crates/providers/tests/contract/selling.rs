@@ -76,6 +76,29 @@ pub async fn a_lost_answer_is_looked_up_and_was_sold_once(case: Case) {
     assert_eq!(stage.sales(), 1);
 }
 
+pub async fn a_purchase_repeated_under_its_reference_is_sold_once(case: Case) {
+    let stage = Stage::of(case).await;
+    if !stage.upstream.capabilities().idempotent_create {
+        return;
+    }
+    stage.simulator.faults().next(Fault::CutAfter, stage.case.buying, 1);
+    let mut purchase = stage.purchase("order-1-1", DELIVERS, 1);
+    let lost = stage.upstream.place(stage.now(), purchase.clone()).await;
+    assert!(matches!(lost.meaning, Outcome::Unknown { .. }), "{lost:?}");
+    let again = stage.upstream.place(stage.now(), purchase.clone()).await;
+    let found = match again.meaning {
+        Outcome::Done { profiles } => profiles,
+        Outcome::NotYet(NotYet::Provisioning { .. }) => {
+            purchase.order = again.order;
+            stage.found(&mut purchase).await
+        }
+        other => panic!("{other:?}"),
+    };
+    let shop = stage.simulator.shop();
+    assert_eq!((stage.sales(), found.len()), (1, 1));
+    assert_eq!(found[0].iccid, shop.esims(&shop.sales()[0])[0].profile.iccid);
+}
+
 pub async fn what_never_arrived_is_never_taken_for_refused(case: Case) {
     let stage = Stage::of(case).await;
     stage.simulator.faults().next(Fault::CutBefore, stage.case.buying, 1);

@@ -8,7 +8,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use providers::callback::Callback;
 use providers::connection::{Address, Connection};
-use providers::sandbox::DELIVERS;
+use providers::sandbox::{CataloguePlan, DELIVERS};
 use providers::simulator::shop::{Shop, ShopOptions};
 use providers::simulator::{Credentials, Now, Simulator, dialect};
 use providers::{Purchase, SoldEsim, Upstream};
@@ -43,8 +43,8 @@ pub struct Case {
     pub signs_callbacks: bool,
     /// Whether a sale is told by callback; otherwise it is what a traveller does with an eSIM.
     pub tells_of_sales: bool,
-    /// Whether its list tells an allowance for each day from one for the whole term.
-    pub lists_daily_allowances: bool,
+    /// How it lists a plan of the shop.
+    pub listed: fn(CataloguePlan) -> CataloguePlan,
     pub adapter: fn(Connection, &Keys) -> Arc<dyn Upstream>,
 }
 
@@ -124,8 +124,9 @@ impl Stage {
         (found, purchase.order)
     }
 
-    /// Asks until a purchase is there.
+    /// Asks until a purchase is there. Before the upstream has settled, "not found" proves nothing.
     pub async fn found(&self, purchase: &mut Purchase) -> Vec<Profile> {
+        let settled_at = self.now().plus_millis(self.upstream.capabilities().settle_after_ms);
         for _ in 0..20 {
             let heard = self.upstream.look_up(self.now(), purchase.clone()).await;
             purchase.order = heard.order.or(purchase.order.take());
@@ -135,6 +136,7 @@ impl Stage {
                     assert!(poll_at > self.now(), "it would be asked at once again");
                     self.advance(poll_at.since(self.now()));
                 }
+                LookUp::NotFound if self.now() < settled_at => self.advance(2_000),
                 other => panic!("{other:?} ({})", heard.raw),
             }
         }

@@ -98,7 +98,7 @@ pub(super) fn opt_out(shop: &Shop, request: &Request) -> Result<Reply, Reply> {
         shop.set_callback_url("").map_err(broken)?;
     }
     shop.remember(&format!("airalo/opt-in/{kind}"), None).map_err(broken)?;
-    Ok(Reply { status: 204, headers: Vec::new(), body: Vec::new(), is_lost: false })
+    Ok(Reply { status: 204, headers: Vec::new(), body: Vec::new(), is_lost: false, trial: None })
 }
 
 pub(super) fn low_data_news(level: &str, package_name: &str, left: i64, iccid: &str) -> Value {

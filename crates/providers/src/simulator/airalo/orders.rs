@@ -201,7 +201,7 @@ fn status_of(life: EsimLife) -> &'static str {
         EsimLife::InUse => "ACTIVE",
         EsimLife::UsedUp => "FINISHED",
         EsimLife::Expired => "EXPIRED",
-        EsimLife::Cancelled => "UNKNOWN",
+        EsimLife::Suspended | EsimLife::Revoked | EsimLife::Cancelled => "UNKNOWN",
     }
 }
 

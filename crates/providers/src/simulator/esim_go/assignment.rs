@@ -66,7 +66,8 @@ pub(super) fn assignments(shop: &Shop, now: Timestamp, esim: &ShopEsim) -> Vec<A
             _ if is_revoked => "revoked",
             // Data added to an eSIM is there at once.
             _ if sale.added_to.is_none() && !sale.is_ready(now) => "processing",
-            EsimLife::Released | EsimLife::Installed | EsimLife::Cancelled => "queued",
+            EsimLife::Released | EsimLife::Installed | EsimLife::Suspended | EsimLife::Cancelled => "queued",
+            EsimLife::Revoked => "revoked",
             EsimLife::Expired => "expired",
             EsimLife::UsedUp => "depleted",
             EsimLife::InUse if is_used_up => "depleted",

@@ -51,7 +51,7 @@ pub(super) fn apply(
             return Err(refusal(403, "no available bundles left"));
         }
     }
-    let reference = apply_reference(shop.next_number());
+    let reference = apply_reference(shop.next_sale_number());
     let mut esims = Vec::new();
     for Wanted { plan, many, allow_reassign } in all {
         let wish = Wish { reference: reference.clone(), plan, quantity: 1, notify_url: String::new() };

@@ -108,7 +108,9 @@ fn pay(shop: &Shop, request: &Request) -> Reply {
     };
     let balance = shop.balance_cents().saturating_add(amount.saturating_mul(100));
     match shop.set_balance(balance) {
-        Ok(()) => Reply::json(200, &json!({"amount": amount, "balance": decimal(balance), "ref": shop.next_number()})),
+        Ok(()) => {
+            Reply::json(200, &json!({"amount": amount, "balance": decimal(balance), "ref": shop.next_sale_number()}))
+        }
         Err(_) => refusal(500, "Internal Server Error"),
     }
 }

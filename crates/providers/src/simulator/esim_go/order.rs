@@ -200,7 +200,7 @@ pub(super) fn create(shop: &Shop, now: Timestamp, request: &Request) -> Result<R
     if total > shop.balance_cents() {
         return Err(no_sale(&NoSale::InsufficientFunds));
     }
-    let reference = order_reference(shop.next_number());
+    let reference = order_reference(shop.next_sale_number());
     let mut sales = Vec::new();
     for line in &lines {
         sales.extend(sell(shop, now, &reference, line, assign)?);
