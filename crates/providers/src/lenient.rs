@@ -59,7 +59,8 @@ pub(crate) fn megabytes(amount: &str, unit: &str) -> Option<i64> {
 /// else yet.
 pub(crate) fn profile(activation_code: &str) -> Option<Profile> {
     let code = activation_code.trim();
-    let parts: Vec<&str> = code.strip_prefix("LPA:").unwrap_or(code).split('$').collect();
+    let bare = code.split_at_checked(4).filter(|(prefix, _)| prefix.eq_ignore_ascii_case("LPA:"));
+    let parts: Vec<&str> = bare.map_or(code, |(_, bare)| bare).split('$').collect();
     let ["1", smdp, matching, rest @ ..] = parts.as_slice() else { return None };
     let smdp = smdp.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
     if smdp.is_empty() {

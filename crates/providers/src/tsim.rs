@@ -24,9 +24,11 @@ const NOT_READY: &str = "1006";
 const QUANTITY_PER_CALL: u32 = 10;
 /// Between two polls; clients that work use 2 to 3 s.
 const POLL_MS: i64 = 2_500;
-/// How long after a lost answer "not found" proves nothing: the time limit of a call (60 s) and as much for the
-/// upstream's own work, which nobody has published.
-const SETTLE_AFTER_MS: i64 = 120_000;
+/// How long after a lost answer "not found" proves nothing. How long the service may work is not published; full
+/// catalogues were seen to take 40 s.
+const SETTLE_AFTER_MS: i64 = 600_000;
+/// Clients that work wait 90 s for an order; one that is not complete after so long is for the operator.
+const STUCK_AFTER_MS: i64 = 30 * 60_000;
 /// The vendor's plugin asks for the state of an eSIM every ten minutes.
 const USAGE_FRESH_MS: i64 = 600_000;
 /// Plans of one page.
@@ -70,9 +72,11 @@ enum Envelope {
     Refusal { code: String, message: String },
 }
 
+/// Reads an envelope. `None` for anything else: what a gateway says in JSON of its own, or with a status of its own, is
+/// no word of the service.
 fn envelope(answered: &Answered) -> Option<Envelope> {
-    let body = answered.json()?;
-    let code = text(&body, "code")?;
+    let body = answered.json().filter(|_| (200..300).contains(&answered.status))?;
+    let code = text(&body, "code").filter(|code| code.parse::<i64>().is_ok())?;
     let message = text(&body, "msg").unwrap_or_default();
     Some(if code == SUCCESS.to_string() {
         Envelope::Success(body.get("result").cloned().unwrap_or(Value::Null))
@@ -134,9 +138,13 @@ impl Tsim {
                     Some(Envelope::Refusal { code, message }) if code == ADDRESS_NOT_ALLOWED => {
                         later(None, format!("{code}: {message}"))
                     }
-                    Some(Envelope::Refusal { code, message }) => Outcome::Refused { code, message },
+                    Some(Envelope::Refusal { code, message }) if says_not_sold(&message) => {
+                        Outcome::Refused { code, message }
+                    }
+                    // No table of codes is published: one nobody has seen does not say that nothing was sold.
+                    Some(Envelope::Refusal { code, message }) => unknown(format!("{code}: {message}")),
                     // Something before the service turned the call away.
-                    None if (400..500).contains(&answered.status) => {
+                    None if matches!(answered.status, 401 | 403 | 407 | 413 | 429) => {
                         later(answered.retry_at, format!("status {}", answered.status))
                     }
                     None => unknown(not_understood(&answered)),
@@ -162,28 +170,40 @@ impl Tsim {
                 // Version 2 is not set up for every account: some get a page of the web server.
                 Err(NotRead::TryLater { .. }) if page == 1 => {
                     let heard = self.read(now, Call::get("tsim/v1/esimDataplanList")).await;
-                    return heard
-                        .map(|read| read.map(|result| offers_of(result.as_array().map_or(&[], Vec::as_slice))));
+                    return heard.map(|read| {
+                        let list = read?.as_array().cloned().ok_or_else(no_list)?;
+                        Ok(offers_of(&list))
+                    });
                 }
                 Err(error) => return Heard::new(Err(error), raw),
             };
-            let plans = list(&result, "data");
+            let Some(plans) = result.get("data").and_then(Value::as_array) else {
+                return Heard::new(Err(no_list()), raw);
+            };
             offers.extend(offers_of(plans));
-            let last = integer(&result, "last_page").and_then(|last| usize::try_from(last).ok()).unwrap_or(page);
-            if plans.is_empty() || page >= last {
-                break;
+            let last = integer(&result, "last_page").and_then(|last| usize::try_from(last).ok());
+            if plans.is_empty() || last.is_some_and(|last| page >= last) {
+                return Heard::new(Ok(offers), raw);
             }
         }
-        Heard::new(Ok(offers), raw)
+        Heard::new(Err(NotRead::NotUnderstood { reason: "the list of plans does not end".to_owned() }), raw)
     }
+}
+
+fn no_list() -> NotRead {
+    NotRead::NotUnderstood { reason: "the answer has no list of plans".to_owned() }
 }
 
 fn offers_of(plans: &[Value]) -> Vec<Offer> {
     plans.iter().filter(|plan| text(plan, "status").is_none_or(|status| status == "1")).filter_map(offer).collect()
 }
 
-/// Reads a plan; `None` when what it is or costs cannot be read: such a plan is not sold.
+/// Reads a plan; `None` when what it is or costs cannot be read, or when it is only sold for a date: nobody knows how
+/// that is sent. Such a plan is not sold.
 fn offer(plan: &Value) -> Option<Offer> {
+    if truth(plan, "scheduled_activation") {
+        return None;
+    }
     let name = text(plan, "channel_dataplan_name")?;
     let validity_days = integer(plan, "day").filter(|days| *days > 0)?;
     let megabytes = |field| integer(plan, field).filter(|megabytes| *megabytes > 0);
@@ -223,57 +243,87 @@ fn offer(plan: &Value) -> Option<Offer> {
         validity_days,
         networks,
         speed: text(plan, "spec_name"),
-        activation: if truth(plan, "scheduled_activation") { Activation::OnOrder } else { Activation::Unknown },
+        activation: Activation::Unknown,
         add_on_supported: truth(plan, "topup_support"),
         apn: text(plan, "apn"),
         remark: text(plan, "remark"),
     })
 }
 
-/// The profiles of an order's detail: its lists are parallel. `None` while not all are there.
-fn profiles(detail: &Value) -> Option<Vec<Profile>> {
-    let codes = texts(detail, "lpa_str");
+/// The profiles of an order's detail: its lists are parallel.
+///
+/// # Errors
+/// What of it cannot be read.
+fn profiles(detail: &Value) -> Result<Vec<Profile>, String> {
     let (handles, iccids) = (texts(detail, "device_ids"), texts(detail, "operator_iccids"));
-    let ready = integer(detail, "success_number").zip(integer(detail, "number"));
-    if codes.is_empty() || ready.is_some_and(|(ready, asked)| ready < asked) {
-        return None;
-    }
     let apn = text(detail, "apn");
     let at = |list: &[String], index: usize| list.get(index).filter(|text| !text.is_empty()).cloned();
-    let each = codes.iter().enumerate().map(|(index, code)| {
+    let codes = texts(detail, "lpa_str");
+    let each = codes.iter().enumerate().filter(|(_, code)| !code.is_empty()).map(|(index, code)| {
         let handle = at(&handles, index);
-        let iccid = at(&iccids, index).or_else(|| handle.clone())?;
-        Some(Profile { iccid, handle, apn: apn.clone(), ..profile(code)? })
+        let iccid = at(&iccids, index).or_else(|| handle.clone()).ok_or("an eSIM has no ICCID")?;
+        let read = profile(code).ok_or("an activation code cannot be read")?;
+        Ok(Profile { iccid, handle, apn: apn.clone(), ..read })
     });
     each.collect()
 }
 
-fn look_up(now: Timestamp, read: Reading<Value>) -> LookUp {
-    let provisioning = LookUp::Provisioning { poll_at: now.plus_millis(POLL_MS) };
+fn look_up(now: Timestamp, purchase: &Purchase, read: Reading<Value>) -> LookUp {
+    let cannot_tell = |reason: String| LookUp::CannotTell { reason };
     match read {
         Ok(result) => {
             // Some calls answer a list of one.
             let detail = result.as_array().map_or(Some(&result), |list| list.first());
             match detail.filter(|detail| text(detail, "topup_id").is_some()) {
-                None => LookUp::NotFound,
-                Some(detail) => profiles(detail).map_or(provisioning, |profiles| LookUp::Delivered { profiles }),
+                None => cannot_tell("an answer without an order".to_owned()),
+                Some(detail) => delivery(now, purchase, detail),
             }
         }
-        Err(NotRead::Refused { code, .. }) if code == NOT_READY => provisioning,
-        Err(NotRead::Refused { code, .. }) if code == ADDRESS_NOT_ALLOWED => {
-            LookUp::NoAnswer { reason: "our address is not allowed there".to_owned() }
+        // Seen while an order that was accepted is not there yet; of one that may never have come it says nothing.
+        Err(NotRead::Refused { code, .. }) if code == NOT_READY && purchase.order.is_some() => {
+            LookUp::Provisioning { poll_at: now.plus_millis(POLL_MS) }
+        }
+        Err(NotRead::Refused { code, message }) if code == NOT_READY || code == ADDRESS_NOT_ALLOWED => {
+            LookUp::NoAnswer { reason: format!("{code}: {message}") }
         }
         // No code for an unknown order is published; its words are all there is to go by.
-        Err(NotRead::Refused { message, .. }) if says_unknown(&message) => LookUp::NotFound,
-        Err(NotRead::Refused { code, message }) => LookUp::CannotTell { reason: format!("{code}: {message}") },
+        Err(NotRead::Refused { message, .. }) if says_no_order(&message) => LookUp::NotFound,
+        Err(NotRead::Refused { code, message }) => cannot_tell(format!("{code}: {message}")),
         Err(NotRead::TryLater { reason, .. } | NotRead::NotUnderstood { reason }) => LookUp::NoAnswer { reason },
-        Err(NotRead::Unsupported(reason)) => LookUp::CannotTell { reason: reason.to_owned() },
+        Err(NotRead::Unsupported(reason)) => cannot_tell(reason.to_owned()),
     }
 }
 
-fn says_unknown(message: &str) -> bool {
+fn delivery(now: Timestamp, purchase: &Purchase, detail: &Value) -> LookUp {
+    let profiles = match profiles(detail) {
+        Ok(profiles) => profiles,
+        Err(reason) => return LookUp::CannotTell { reason },
+    };
+    let wanted = usize::try_from(purchase.quantity).unwrap_or(usize::MAX);
+    let ordered = text(detail, "create_time").and_then(|text| local_time(&text, HOURS_EAST));
+    if profiles.len() >= wanted {
+        LookUp::Delivered { profiles }
+    } else if ordered.is_some_and(|ordered| now.since(ordered) > STUCK_AFTER_MS) {
+        // Whether the others will come is not said anywhere: neither to refund nor to wait for ever would be right.
+        LookUp::CannotTell { reason: format!("{} of {wanted} eSIMs came", profiles.len()) }
+    } else {
+        LookUp::Provisioning { poll_at: now.plus_millis(POLL_MS) }
+    }
+}
+
+/// Whether a refusal of a purchase says in words that nothing was sold.
+fn says_not_sold(message: &str) -> bool {
     let message = message.to_lowercase();
-    ["not exist", "not found", "no such order"].iter().any(|words| message.contains(words))
+    ["insufficient", "balance", "inventory", "stock", "not exist", "not found", "sign", "nonce", "invalid", "offline"]
+        .iter()
+        .any(|word| message.contains(word))
+}
+
+/// Whether a refusal of a look-up says in words that there is no such order; not that something else is missing.
+fn says_no_order(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let missing = ["not exist", "not found", "no such"].iter().any(|words| message.contains(words));
+    missing && message.contains("order")
 }
 
 fn usage(now: Timestamp, detail: &Value) -> Usage {
@@ -361,7 +411,7 @@ impl Upstream for Tsim {
                 heard.meaning.as_ref().ok().and_then(|result| {
                     text(result.as_array().and_then(|list| list.first()).unwrap_or(result), "topup_id")
                 });
-            heard.map(|read| look_up(now, read)).of_order(found)
+            heard.map(|read| look_up(now, &purchase, read)).of_order(found)
         })
     }
 
@@ -378,7 +428,13 @@ impl Upstream for Tsim {
             let device = esim.handle.unwrap_or(esim.iccid);
             let body = json!({"device_id": device, "topup_id": esim.order.unwrap_or_default()});
             let heard = self.read(now, Call::post("tsim/v1/deviceDetail", &body)).await;
-            heard.map(|read| read.map(|detail| usage(now, &detail)))
+            heard.map(|read| {
+                let read = read?;
+                let detail = read.as_array().map_or(Some(&read), |list| list.first());
+                let detail = detail.filter(|detail| text(detail, "channel_dataplan_id").is_some());
+                let reason = || NotRead::NotUnderstood { reason: "an answer without an eSIM".to_owned() };
+                detail.map(|detail| usage(now, detail)).ok_or_else(reason)
+            })
         })
     }
 
@@ -396,7 +452,10 @@ impl Upstream for Tsim {
             "remark": add_on.reference,
         });
         let call = Call::post("tsim/v1/topup", &body);
-        Box::pin(self.buy(now, call, |_| Outcome::Done { profiles: Vec::new() }))
+        Box::pin(self.buy(now, call, |result| match text(result, "topup_id") {
+            Some(_) => Outcome::Done { profiles: Vec::new() },
+            None => Outcome::Unknown { reason: "added, it says, without a number".to_owned() },
+        }))
     }
 
     fn balance(&self, _now: Timestamp) -> Answer<'_, Reading<Balance>> {
@@ -469,17 +528,68 @@ mod tests {
         assert_eq!(data(r#","is_daily":false"#), None);
     }
 
+    fn asked(order: Option<&str>) -> Purchase {
+        let order = order.map(str::to_owned);
+        Purchase { reference: "o-1".to_owned(), order, upstream_plan_id: "p".to_owned(), quantity: 2 }
+    }
+
+    fn looked_up(order: Option<&str>, read: Reading<Value>) -> LookUp {
+        look_up(local_time("2026-01-02 03:05:00", HOURS_EAST).unwrap(), &asked(order), read)
+    }
+
     #[test]
-    fn parallel_lists_stay_parallel() {
-        let detail = |ready: i64| {
-            json!({"topup_id": "t", "number": 2, "success_number": ready, "apn": "plus",
-                   "device_ids": ["d1", "d2"], "operator_iccids": ["8901", ""],
-                   "lpa_str": ["LPA:1$rsp.test$A", "LPA:1$rsp.test$B"]})
+    fn parallel_lists_stay_parallel_and_nothing_is_taken_before_all_are_there() {
+        let detail = |created: &str, codes: Value| {
+            json!({"topup_id": "t", "apn": "plus", "create_time": created,
+                   "device_ids": ["d1", "d2"], "operator_iccids": ["8901", ""], "lpa_str": codes})
         };
-        assert_eq!(profiles(&detail(1)), None);
-        let found = profiles(&detail(2)).unwrap();
+        let both = json!(["LPA:1$rsp.test$A", "lpa:1$rsp.test$B"]);
+        let LookUp::Delivered { profiles: found } = looked_up(None, Ok(detail("2026-01-02 03:04:05", both))) else {
+            panic!("not delivered")
+        };
         let told: Vec<_> = found.iter().map(|found| (found.iccid.as_str(), found.matching_id.as_str())).collect();
         assert_eq!(told, [("8901", "A"), ("d2", "B")]);
         assert_eq!(found[1].handle.as_deref(), Some("d2"));
+        for codes in [json!([]), json!(["LPA:1$rsp.test$A"]), json!(["LPA:1$rsp.test$A", ""])] {
+            let young = looked_up(None, Ok(detail("2026-01-02 03:04:05", codes.clone())));
+            assert!(matches!(young, LookUp::Provisioning { .. }), "{young:?}");
+            let old = looked_up(None, Ok(detail("2026-01-02 02:04:05", codes)));
+            assert!(matches!(old, LookUp::CannotTell { .. }), "{old:?}");
+        }
+        let unreadable = looked_up(None, Ok(detail("2026-01-02 03:04:05", json!(["x", "y"]))));
+        assert!(matches!(unreadable, LookUp::CannotTell { .. }), "{unreadable:?}");
+    }
+
+    #[test]
+    fn only_words_about_the_order_say_that_there_is_none() {
+        let refused = |code: &str, message: &str| -> Reading<Value> {
+            Err(NotRead::Refused { code: code.to_owned(), message: message.to_owned() })
+        };
+        assert_eq!(looked_up(None, refused("7", "The order does not exist")), LookUp::NotFound);
+        for message in ["Not Found", "service not found", "account does not exist", "system error"] {
+            let told = looked_up(None, refused("7", message));
+            assert!(matches!(told, LookUp::CannotTell { .. }), "{message}: {told:?}");
+        }
+        for nothing in [json!([]), json!({}), Value::Null] {
+            assert!(matches!(looked_up(None, Ok(nothing)), LookUp::CannotTell { .. }));
+        }
+        let not_ready = || refused(NOT_READY, "processing");
+        assert!(matches!(looked_up(Some("t"), not_ready()), LookUp::Provisioning { .. }));
+        assert!(matches!(looked_up(None, not_ready()), LookUp::NoAnswer { .. }));
+    }
+
+    #[test]
+    fn a_gateway_speaks_for_itself() {
+        let answered = |status, text: &str| Answered { status, retry_at: None, text: text.to_owned() };
+        for (status, text) in [
+            (502, r#"{"code":504,"msg":"upstream timed out"}"#),
+            (200, r#"{"code":"GatewayTimeout"}"#),
+            (404, r#"{"code":1}"#),
+        ] {
+            assert!(envelope(&answered(status, text)).is_none(), "{status} {text}");
+        }
+        assert!(
+            !says_not_sold("System error") && !says_not_sold("processing") && says_not_sold("Insufficient balance")
+        );
     }
 }

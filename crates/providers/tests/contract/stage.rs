@@ -136,7 +136,7 @@ impl Stage {
                     assert!(poll_at > self.now(), "it would be asked at once again");
                     self.advance(poll_at.since(self.now()));
                 }
-                LookUp::NotFound if self.now() < settled_at => self.advance(2_000),
+                LookUp::NotFound | LookUp::NoAnswer { .. } if self.now() < settled_at => self.advance(2_000),
                 other => panic!("{other:?} ({})", heard.raw),
             }
         }

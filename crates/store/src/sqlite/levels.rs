@@ -71,8 +71,11 @@ pub(super) fn take(tx: &mut dyn Tx, portion: &Portion) -> Decision<(), Infallibl
         if *comes {
             come += tx.execute(first.insert, &[entry.as_slice().into()])?;
         } else {
-            for forget in FORGET {
-                tx.execute(forget, &[entry.as_slice().into()])?;
+            for (table, forget) in FORGET.iter().enumerate() {
+                let gone = tx.execute(forget, &[entry.as_slice().into()])?;
+                if let Some(level) = LEVELS.get(table).filter(|_| gone > 0) {
+                    count(tx, level.number, -1)?;
+                }
             }
         }
     }
