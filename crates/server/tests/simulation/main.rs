@@ -23,11 +23,30 @@ mod world;
 
 use clock::pause;
 use disk::{Disk, End};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use world::World;
 
-/// Runs from one number. Returns what happened, as one number.
-fn run(seed: u64, told: bool) -> Result<u64, String> {
+/// What happened in a run, as one number, and how often what.
+type Told = (u64, BTreeMap<&'static str, u64>);
+
+/// What no portion of the runs may lack: a world in which nothing happens agrees with everything.
+const MUST_HAPPEN: [&str; 11] = [
+    "bought",
+    "replayed",
+    "not paid",
+    "turned away",
+    "delivered",
+    "not delivered",
+    "taken back",
+    "decided by the operator",
+    "stopped",
+    "killed",
+    "power lost",
+];
+
+/// Runs from one number.
+fn run(seed: u64, told: bool) -> Result<Told, String> {
     let world = Arc::new(World::new(seed, told));
     let mut disk = Disk::first();
     for _ in 0..=world.dice.below(2) {
@@ -41,17 +60,25 @@ fn run(seed: u64, told: bool) -> Result<u64, String> {
     }
     world.calm_down();
     drop(node::live(&world, disk, End::Stopped, reckoning::reckon));
-    world.fault().map_or_else(|| Ok(world.trace()), Err)
+    let counts = world.counts.lock().unwrap().clone();
+    world.fault().map_or_else(|| Ok((world.trace(), counts)), Err)
 }
 
 /// Runs from all numbers of `seeds`, one after the other.
 fn run_all(seeds: std::ops::Range<u64>) {
+    let mut happened: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds {
-        if let Err(wrong) = run(seed, false) {
-            panic!(
-                "run {seed}: {wrong}\nSIMULATION={seed} cargo test -p server --test simulation one_run -- --nocapture tells all of it"
-            );
+        match run(seed, false) {
+            Ok((_, counts)) => counts.into_iter().for_each(|(what, times)| *happened.entry(what).or_insert(0) += times),
+            Err(wrong) => panic!(
+                "run {seed}: {wrong}\n\
+                 SIMULATION={seed} cargo test -p server --test simulation one_run -- --nocapture tells all of it"
+            ),
         }
+    }
+    println!("{happened:?}");
+    for what in MUST_HAPPEN {
+        assert!(happened.contains_key(what), "it never happened that something was {what}: {happened:?}");
     }
 }
 

@@ -78,9 +78,8 @@ async fn drive(
                 Ok(_) | Err(Fault::StorageFull) => {}
                 Err(fault) => world.wrong(fault.to_string()),
             }
-            if dice.once_in(4) {
-                // It flushes the log before it copies it, and so does the writer before the log begins anew.
-                steps.checkpoint();
+            // It flushes the log before it copies it, and so does the writer before the log begins anew.
+            if dice.once_in(4) && steps.checkpoint() {
                 flushed();
                 log_begins_anew = true;
             }
@@ -144,6 +143,11 @@ where
         let node = Node::start(parts).await.expect("a node");
         life(Caller { world: Arc::clone(world), platform: Arc::clone(node.platform()) }, clock).await;
         world.note(clock.now(), &format!("{end:?}"));
+        world.count(match end {
+            End::Stopped => "stopped",
+            End::Killed => "killed",
+            End::PowerLost => "power lost",
+        });
         if end == End::Stopped {
             node.stop().await;
             let _ = stop.send(());

@@ -72,7 +72,9 @@ impl Caller {
         let replayed = response.headers().contains_key("idempotent-replayed");
         let bytes = response.into_body().collect().await.ok()?.to_bytes();
         let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        self.world.note(self.platform.clock.now(), &format!("{method} {path} {status} {}", json["error"]));
+        let now = self.platform.clock.now();
+        self.world.note(now, &format!("{method} {path} {status} {}", json["error"]));
+        self.world.note_quietly(&bytes);
         if status == 500 {
             self.world.wrong(format!("{method} {path}: {json}"));
         }
@@ -162,6 +164,7 @@ impl Caller {
                 if known.refused || known.bought.as_ref().is_some_and(|known| *known != bought) {
                     self.world.wrong(format!("{}: {:?} became {bought:?}", intent.key, known.bought));
                 }
+                self.world.count(if reply.replayed { "replayed" } else { "bought" });
                 known.bought = Some(bought);
                 drop(intents);
                 // A replay shows the orders as they were created.
@@ -170,7 +173,8 @@ impl Caller {
                 }
             }
             // A node in trouble, and a tenant that may not buy or cannot pay just now.
-            402 | 403 | 503 => {
+            402 | 403 | 503 if reply.status == 402 || !self.world.is_calm() => {
+                self.world.count(if reply.status == 402 { "not paid" } else { "turned away" });
                 if known.bought.is_some() && reply.status == 402 {
                     self.world.wrong(format!("{} was bought, and is refused now: {}", intent.key, reply.json));
                 }

@@ -91,6 +91,7 @@ async fn decide(caller: &Caller, order: OrderId, clock: SimulatedClock) {
         }
     }
     world.note(clock.now(), &format!("resolve {order} {}", profiles.is_some()));
+    world.count("decided by the operator");
     let resolved =
         caller.platform.store.write(move |tx| resolve(tx, act, order, profiles.as_deref(), "Asked by telephone"));
     if let Some(Err(refusal)) = caller.decide(resolved).await {
@@ -167,6 +168,15 @@ fn an_order_adds_up(caller: &Caller, order: &Value, total: i64, refunded: i64) {
     let quantity = order["quantity"].as_i64().unwrap();
     let due = total / quantity * (count("failed") + count("cancelled"));
     let goodwill = caller.world.goodwill.lock().unwrap().contains(&text(&order["id"]));
+    for (status, esims) in &statuses {
+        if *esims > 0 {
+            caller.world.count(match status.as_str() {
+                "delivered" => "delivered",
+                "failed" => "not delivered",
+                _ => "taken back",
+            });
+        }
+    }
     let right = refunded == due || (goodwill && refunded == total);
     let ended = count("failed") + count("cancelled") + count("delivered") == quantity;
     if !right || !ended || order["status"] == "processing" {

@@ -60,6 +60,7 @@ pub struct World {
     calm: AtomicBool,
     fault: Mutex<Option<String>>,
     trace: Mutex<DefaultHasher>,
+    pub counts: Mutex<BTreeMap<&'static str, u64>>,
     told: bool,
 }
 
@@ -78,6 +79,7 @@ impl World {
             calm: AtomicBool::new(false),
             fault: Mutex::default(),
             trace: Mutex::default(),
+            counts: Mutex::default(),
             told,
         }
     }
@@ -97,6 +99,16 @@ impl World {
         if self.told {
             println!("{now} {what}");
         }
+    }
+
+    /// The same for what nobody reads.
+    pub fn note_quietly(&self, what: &[u8]) {
+        what.hash(&mut *self.trace.lock().unwrap());
+    }
+
+    /// Something happened that must happen in some run.
+    pub fn count(&self, what: &'static str) {
+        *self.counts.lock().unwrap().entry(what).or_insert(0) += 1;
     }
 
     /// What was told, in one number.

@@ -75,10 +75,29 @@ pub(super) fn migrate(link: &mut Link) -> Result<(), String> {
              delete from schema_version;
              insert into schema_version (version, oldest) values ({number}, {oldest});"
         );
-        let done = link.simple(&format!("begin; {sql} {bookkeeping} commit;"));
+        let done = take_step(link, &format!("begin; {STEP_PATIENCE} {sql} {bookkeeping} commit;"));
         done.map_err(|fault| format!("its schema cannot be brought to version {number}: {}", say(&fault)))?;
     }
     Ok(())
+}
+
+/// Whoever waits for a table's lock makes all others wait behind him, and other nodes are serving.
+const STEP_PATIENCE: &str = "set local lock_timeout = '1s';";
+const STEP_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+const MOST_STEP_TRIES: u32 = 60;
+
+/// Takes a step of the schema, once more after a moment where somebody reads a table for long, say for a backup.
+fn take_step(link: &mut Link, step: &str) -> Result<(), Fault> {
+    let mut tries = 1;
+    loop {
+        match link.simple(step) {
+            Err(Fault::Unavailable(_)) if tries < MOST_STEP_TRIES && link.simple("rollback").is_ok() => {
+                tries += 1;
+                std::thread::sleep(STEP_PAUSE);
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Looks whether this program can work with the schema as it is.

@@ -191,6 +191,12 @@ mod tests {
             for (level, filled) in filled.iter_mut().enumerate() {
                 *filled |= !rows(&connection, &format!("index_level_{level}")).is_empty();
             }
+            for Level { number, .. } in LEVELS {
+                let counted = "select entries from index_levels where level = ?1";
+                let counted: i64 = connection.query_row(counted, [number], |row| row.get(0)).unwrap();
+                let rows = rows(&connection, &format!("index_level_{number}")).len();
+                assert_eq!(counted, i64::try_from(rows).unwrap(), "round {round}, level {number}");
+            }
             let most = rows(&connection, "index_level_0").len();
             assert!(most <= 90, "round {round}: {most} rows are in the first level");
         }

@@ -124,12 +124,14 @@ impl Steps {
     }
 
     /// What is in the log is copied into the database, and the log begins anew with the next group. This flushes the
-    /// log first, as far as it was written.
-    pub fn checkpoint(&mut self) {
-        if !self.broken.load(Ordering::Acquire) {
+    /// log first, as far as it was written. Returns whether it was done: never once a flush has failed.
+    pub fn checkpoint(&mut self) -> bool {
+        let is_done = !self.broken.load(Ordering::Acquire);
+        if is_done {
             checkpoint_once(&self.checkpointer, &self.reset_log);
             self.reset_log.store(true, Ordering::Relaxed);
         }
+        is_done
     }
 
     /// The disk has no room for another page of the database, or has again.
