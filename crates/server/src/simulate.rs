@@ -16,7 +16,7 @@ pub struct Simulate {
     /// Whose wire it speaks.
     #[arg(long, value_parser = WORDS)]
     dialect: String,
-    /// The file that keeps what it sold, and beside it (.key) with what clients sign
+    /// The file that keeps what it sold, and beside it (with .key behind its name) with what clients sign
     /// [default: simulator-<dialect>.db].
     #[arg(long)]
     file: Option<PathBuf>,
@@ -48,7 +48,9 @@ fn random_hex() -> Result<String, String> {
 
 /// The credentials kept beside the file, made where there are none.
 fn kept_credentials(file: &Path) -> Result<Credentials, String> {
-    let path = file.with_extension("key");
+    let mut path = file.as_os_str().to_owned();
+    path.push(".key");
+    let path = PathBuf::from(path);
     let cannot = |error: std::io::Error| format!("the file {} cannot be used: {error}", path.display());
     match std::fs::read_to_string(&path) {
         Ok(text) => {
