@@ -335,7 +335,7 @@ impl Airalo {
                     Some(data) => found(data, purchase.quantity),
                     None => LookUp::CannotTell { reason: "an order without a number".to_owned() },
                 },
-                Err(NotRead::Refused { code, .. }) if code == "404" => LookUp::NotFound,
+                // Airalo gave the number itself: that it is not there proves nothing.
                 Err(error) => not_found_out(error),
             })
             .of_order(number)

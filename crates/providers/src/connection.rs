@@ -119,6 +119,12 @@ impl Answered {
         serde_json::from_str(&self.text).ok()
     }
 
+    /// Whether something before the service turned the call away by its status: it was certainly not carried out.
+    #[must_use]
+    pub fn was_turned_away(&self) -> bool {
+        matches!(self.status, 401 | 403 | 407 | 413)
+    }
+
     /// What is kept of the answer: status and the beginning of the body, without what installs an eSIM or lets one in.
     #[must_use]
     pub fn raw(&self) -> String {

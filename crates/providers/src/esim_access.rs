@@ -109,6 +109,12 @@ pub struct EsimAccess {
     account: Account,
 }
 
+/// Codes that say for sure that an order or an add-on was not sold: of parameters, prices, funds and stock.
+const NOT_SOLD: [&str; 18] = [
+    "000103", "000104", "000105", "000106", "000107", "200002", "200005", "200006", "200007", "200008", "200011",
+    "310201", "310211", "310221", "310231", "310241", "310243", "310251",
+];
+
 /// What an envelope says.
 enum Envelope {
     Success(Value),
@@ -121,9 +127,9 @@ fn envelope(answered: &Answered) -> Option<Envelope> {
     if truth(&body, "success") {
         return Some(Envelope::Success(body.get("obj").cloned().unwrap_or(Value::Null)));
     }
-    let code = text(&body, "errorCode")?;
     // Codes have six digits; one that came as a number lost its zeros.
-    let code = if code.bytes().all(|byte| byte.is_ascii_digit()) { format!("{code:0>6}") } else { code };
+    let code = text(&body, "errorCode").filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let code = format!("{code:0>6}");
     // The tables call it by one name, the samples by the other.
     let message = text(&body, "errorMsg").or_else(|| text(&body, "errorMessage")).unwrap_or_default();
     Some(Envelope::Refusal { code, message })
@@ -223,15 +229,15 @@ impl EsimAccess {
                             code if SET_UP.contains(&code) || matches!(answered.status, 401 | 403) => later(None, told),
                             // None of these says that nothing was sold.
                             SERVER_ERROR | ABNORMAL_STATE | ALLOCATING => unknown(told),
-                            _ if answered.status >= 500 => unknown(told),
-                            _ => Outcome::Refused { code, message },
+                            code if answered.status < 300 && NOT_SOLD.contains(&code) => {
+                                Outcome::Refused { code: code.to_owned(), message }
+                            }
+                            // A code nobody has seen does not say that nothing was sold.
+                            _ => unknown(told),
                         };
                         (outcome, None)
                     }
-                    // Something before the service turned the call away.
-                    None if (400..500).contains(&answered.status) => {
-                        (later(answered.retry_at, not_understood(&answered)), None)
-                    }
+                    None if answered.was_turned_away() => (later(answered.retry_at, not_understood(&answered)), None),
                     None => (unknown(not_understood(&answered)), None),
                 };
                 Heard::new(outcome, answered.raw()).of_order(order)
@@ -409,7 +415,7 @@ fn not_looked_up(now: Timestamp, error: NotRead) -> LookUp {
     }
 }
 
-/// Reads the profiles of an order. They come all at once; an order that has fewer after a while gets no more.
+/// Reads the profiles of an order. They come all at once; one that has fewer after a while is for the operator.
 fn delivered(now: Timestamp, obj: &Value, quantity: u32) -> LookUp {
     let esims = list(obj, "esimList");
     let provisioning = LookUp::Provisioning { poll_at: now.plus_millis(POLL_MS) };
@@ -426,7 +432,14 @@ fn delivered(now: Timestamp, obj: &Value, quantity: u32) -> LookUp {
         .and_then(|text| time(&text));
     let is_over = made_at.is_some_and(|made_at| now.since(made_at) >= SHORT_AFTER_MS);
     let is_whole = u32::try_from(profiles.len()).unwrap_or(u32::MAX) >= quantity;
-    if is_whole || is_over { LookUp::Delivered { profiles } } else { provisioning }
+    if is_whole {
+        LookUp::Delivered { profiles }
+    } else if is_over {
+        // Whether the others will come is not said anywhere: neither to refund nor to wait for ever would be right.
+        LookUp::CannotTell { reason: format!("{} of {quantity} eSIMs came", profiles.len()) }
+    } else {
+        provisioning
+    }
 }
 
 fn delivered_profile(esim: &Value) -> Option<Profile> {
@@ -750,7 +763,7 @@ mod tests {
     }
 
     #[test]
-    fn fewer_profiles_than_bought_are_waited_for_and_then_taken() {
+    fn fewer_profiles_than_bought_are_waited_for_and_then_for_the_operator() {
         let now = time("2026-01-02T03:04:05Z").unwrap();
         let obj = json!({"esimList": [{
             "esimTranNo": "1", "iccid": "8901", "ac": "LPA:1$rsp.test$A", "esimStatus": "GOT_RESOURCE",
@@ -758,6 +771,6 @@ mod tests {
         }]});
         assert!(matches!(delivered(now, &obj, 1), LookUp::Delivered { .. }));
         assert!(matches!(delivered(now, &obj, 2), LookUp::Provisioning { .. }));
-        assert!(matches!(delivered(now.plus_millis(SHORT_AFTER_MS), &obj, 2), LookUp::Delivered { .. }));
+        assert!(matches!(delivered(now.plus_millis(SHORT_AFTER_MS), &obj, 2), LookUp::CannotTell { .. }));
     }
 }

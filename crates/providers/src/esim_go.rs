@@ -214,10 +214,8 @@ impl EsimGo {
         let look_up = if profiles.len() >= wanted {
             LookUp::Delivered { profiles }
         } else if age > PROCESSING_MS && completed {
-            match profiles.is_empty() {
-                true => LookUp::CannotTell { reason: format!("it has no eSIMs: {}", status()) },
-                false => LookUp::Delivered { profiles },
-            }
+            // Whether the others will come is not said anywhere: neither to refund nor to wait for ever would be right.
+            LookUp::CannotTell { reason: format!("{} of {wanted} eSIMs came: {}", profiles.len(), status()) }
         } else if age > OVERDUE_MS {
             LookUp::CannotTell { reason: status() }
         } else {
@@ -269,7 +267,7 @@ impl EsimGo {
         heard.map(|read| match read {
             Ok(body) => {
                 let status = told(&body, "status");
-                if status.to_lowercase().contains("refunded") {
+                if is_money_back(&status) {
                     Cancellation::Cancelled
                 } else {
                     refused(&format!("revoked, and no refund is told: {status}"))
@@ -288,9 +286,8 @@ impl EsimGo {
                 Err(error) => return not_cancelled(error),
             };
             let entries = history.as_array().map_or_else(|| list(&history, "actions"), Vec::as_slice);
-            let refunded = entries.iter().any(|entry| {
-                told(entry, "bundleName") == name && told(entry, "name").to_lowercase().contains("refunded")
-            });
+            let refunded =
+                entries.iter().any(|entry| told(entry, "bundleName") == name && is_money_back(&told(entry, "name")));
             match refunded {
                 true => Cancellation::Cancelled,
                 false => Cancellation::Refused { reason: "the bundle was revoked without a refund".to_owned() },
@@ -367,6 +364,12 @@ fn told(value: &Value, name: &str) -> String {
 /// Other words for the state of an order are not published.
 fn is_completed(order: &Value) -> bool {
     told(order, "status").eq_ignore_ascii_case("completed")
+}
+
+/// Whether words tell that money came back; into the inventory it does not.
+fn is_money_back(words: &str) -> bool {
+    let words = words.to_lowercase();
+    words.contains("refunded") && !words.contains("not be refunded") && !words.contains("inventory")
 }
 
 /// Why an order could not be looked at.

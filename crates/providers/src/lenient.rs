@@ -55,6 +55,32 @@ pub(crate) fn megabytes(amount: &str, unit: &str) -> Option<i64> {
     (megabytes > 0).then_some(megabytes)
 }
 
+/// Whether a refusal of a purchase says in words that nothing was sold, where codes are not published. What it does not
+/// say for sure is looked up.
+pub(crate) fn says_nothing_was_sold(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let is_unsure = ["processing", "assigned", "deducted"].iter().any(|word| message.contains(word));
+    let phrases = [
+        "insufficient balance",
+        "insufficient fund",
+        "insufficient inventory",
+        "insufficient stock",
+        "balance is not enough",
+        "out of stock",
+        "sold out",
+        "plan does not exist",
+        "plan not found",
+        "no such plan",
+        "not on sale",
+        "sign error",
+        "signature",
+        "nonce has been used",
+        "number is invalid",
+        "cannot be topped up",
+    ];
+    !is_unsure && phrases.iter().any(|phrase| message.contains(phrase))
+}
+
 /// Reads `LPA:1$host$matching-id` (SGP.22), with or without a scheme before the host, into a profile that has nothing
 /// else yet.
 pub(crate) fn profile(activation_code: &str) -> Option<Profile> {
@@ -95,6 +121,16 @@ pub(crate) fn local_text(time: Timestamp, hours_east: i8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_reason_to_sell_nothing_says_so() {
+        for message in ["Insufficient balance", "The data plan does not exist", "Out of stock"] {
+            assert!(says_nothing_was_sold(message), "{message}");
+        }
+        for message in ["System error", "processing", "balance deducted", "not yet assigned", "Not Found", ""] {
+            assert!(!says_nothing_was_sold(message), "{message}");
+        }
+    }
 
     #[test]
     fn an_activation_code_is_read_in_every_spelling() {

@@ -4,7 +4,7 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{integer, list, local_time, megabytes, profile, text, texts};
+use crate::lenient::{integer, list, local_time, megabytes, profile, says_nothing_was_sold, text, texts};
 use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
 use crate::signing::{hex, hmac_sha256, nonce};
 use crate::tsim::bytes_of_megabytes;
@@ -17,6 +17,8 @@ use std::num::NonZeroU32;
 
 /// Hours east of Greenwich of all its times.
 pub(crate) const HOURS_EAST: i8 = 8;
+/// Clients that work wait 90 s for an order; one that is not complete after so long is for the operator.
+const STUCK_AFTER_MS: i64 = 30 * 60_000;
 /// The envelope's code for success.
 pub(crate) const SUCCESS: i64 = 1;
 /// The state of an order all of whose eSIMs are there that will come.
@@ -112,8 +114,9 @@ enum Envelope {
 }
 
 fn envelope(answered: &Answered) -> Option<Envelope> {
-    let body = answered.json()?;
-    let code = text(&body, "code")?;
+    // A gateway's own words are none of the service's.
+    let body = answered.json().filter(|_| (200..300).contains(&answered.status))?;
+    let code = text(&body, "code").filter(|code| code.parse::<i64>().is_ok())?;
     let message = text(&body, "msg").unwrap_or_default();
     Some(if code == SUCCESS.to_string() {
         Envelope::Success(body.get("result").cloned().unwrap_or(Value::Null))
@@ -210,12 +213,12 @@ impl MicroEsim {
                     None => unknown("sold, it says, without a number".to_owned()),
                 }
             }
-            Some(Envelope::Refusal { code, message }) if is_failure(&code) => unknown(format!("{code}: {message}")),
-            Some(Envelope::Refusal { code, message }) => Outcome::Refused { code, message },
-            // Something before the service turned the call away.
-            None if (400..500).contains(&answered.status) => {
-                later(answered.retry_at, format!("status {}", answered.status))
+            Some(Envelope::Refusal { code, message }) if !is_failure(&code) && says_nothing_was_sold(&message) => {
+                Outcome::Refused { code, message }
             }
+            // No list of codes is published: one nobody has seen does not say that nothing was sold.
+            Some(Envelope::Refusal { code, message }) => unknown(format!("{code}: {message}")),
+            None if answered.was_turned_away() => later(answered.retry_at, format!("status {}", answered.status)),
             None => unknown(format!("status {} without an envelope", answered.status)),
         };
         Heard::new(outcome, answered.raw()).of_order(order)
@@ -374,14 +377,21 @@ fn look_up(now: Timestamp, detail: &Value, order: &str, quantity: u32) -> LookUp
         })
     });
     let profiles: Vec<Profile> = each.collect();
+    let wanted = usize::try_from(quantity).unwrap_or(usize::MAX);
     let there = i64::try_from(profiles.len()).unwrap_or(i64::MAX);
-    let asked = integer(detail, "number").unwrap_or_else(|| i64::from(quantity));
+    let counts = integer(detail, "number").zip(integer(detail, "success_number"));
     let completed = text(detail, "status").is_some_and(|status| status.eq_ignore_ascii_case(COMPLETED));
-    let succeeded = integer(detail, "success_number").unwrap_or(asked);
-    if there > 0 && (there >= asked || (completed && there >= succeeded)) {
+    let ordered = text(detail, "create_time").and_then(|text| local_time(&text, HOURS_EAST));
+    if profiles.len() >= wanted {
         LookUp::Delivered { profiles }
-    } else if completed && succeeded == 0 {
-        LookUp::CannotTell { reason: "completed, it says, and nothing came".to_owned() }
+    } else if completed && !profiles.is_empty() && counts == Some((i64::from(quantity), there)) {
+        // It is done, of so many as we asked for so many succeeded, and they are here: the others will not come.
+        LookUp::Delivered { profiles }
+    } else if (completed && counts.is_some_and(|(_, succeeded)| succeeded == 0))
+        || ordered.is_some_and(|ordered| now.since(ordered) > STUCK_AFTER_MS)
+    {
+        // Whether the others will come is not said anywhere: neither to refund nor to wait for ever would be right.
+        LookUp::CannotTell { reason: format!("{} of {wanted} eSIMs came", profiles.len()) }
     } else {
         LookUp::Provisioning { poll_at: now.plus_millis(POLL_MS) }
     }

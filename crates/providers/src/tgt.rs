@@ -32,7 +32,9 @@ pub(crate) const NO_ORDER: &str = "5032";
 pub(crate) const NO_USAGE: [&str; 2] = ["5005", "5002"];
 /// Usage is being computed.
 const COMPUTING: &str = "4068";
-/// Codes of orders that failed. Which says what is not known; all say that nothing was sold.
+/// The request itself was wrong, or not allowed: nothing was tried.
+const NEVER_TRIED: [&str; 4] = ["1003", "1004", "1005", "2001"];
+/// Codes of orders that failed. Which says what is not known, so the order is asked for before one is believed.
 pub(crate) const ORDER_FAILURES: [&str; 11] =
     ["4000", "4004", "4007", "4008", "4009", "4010", "4011", "4012", "4013", "4016", "5044"];
 /// Between two polls; a client asks every 15 s. The callback is faster.
@@ -268,6 +270,13 @@ impl Tgt {
             Asked::Lost(reason) => Heard::new(unknown(reason.clone()), reason),
             Asked::Answered(answered) => {
                 let (outcome, order) = created(now, &answered);
+                // A failure may be about a purchase before this one, whose answer was lost.
+                let failed =
+                    matches!(&outcome, Outcome::Refused { code, .. } if ORDER_FAILURES.contains(&code.as_str()));
+                if failed && self.order(now, None, &purchase.reference).await.meaning != Ok(None) {
+                    let reason = "a failure, and the order may be there".to_owned();
+                    return Heard::new(unknown(reason), answered.raw());
+                }
                 Heard::new(outcome, answered.raw()).of_order(order)
             }
         }
@@ -280,7 +289,11 @@ impl Tgt {
         let heard = self.read(now, "eSIMApi/v2/order/orders", &body).await;
         heard.map(|read| match read {
             Ok(data) => {
-                let orders = data.as_array().map_or_else(|| list(&data, "list"), Vec::as_slice);
+                // Only a list that is there and empty says that there is no such order.
+                let orders = data.as_array().or_else(|| data.get("list").and_then(Value::as_array));
+                let Some(orders) = orders else {
+                    return Err(NotRead::NotUnderstood { reason: "the answer has no list of orders".to_owned() });
+                };
                 let found = orders.iter().find(|order| text(order, name).as_deref() == Some(value));
                 match found {
                     None if !orders.is_empty() => {
@@ -370,18 +383,16 @@ fn created(now: Timestamp, answered: &Answered) -> (Outcome, Option<String>) {
             }
             Outcome::Unknown { reason: "sold, it says, without a number".to_owned() }
         }
-        Some(envelope) if answered.status < 500 => {
-            if envelope.has(&[REMOTE_ERROR]) && !envelope.has(&ORDER_FAILURES) {
-                Outcome::Unknown { reason: envelope.reason() }
-            } else {
-                let (code, message) = envelope.told();
-                Outcome::Refused { code, message }
-            }
+        Some(envelope) if (200..300).contains(&answered.status) && envelope.has(&ORDER_FAILURES) => {
+            let (code, message) = envelope.told();
+            Outcome::Refused { code, message }
         }
-        // Something before the service turned the call away.
-        None if (400..500).contains(&answered.status) => {
-            not_now(later(answered, format!("status {}", answered.status)))
+        Some(envelope) if (200..300).contains(&answered.status) && envelope.has(&NEVER_TRIED) => {
+            let (code, message) = envelope.told();
+            Outcome::Refused { code, message }
         }
+        Some(envelope) if answered.status < 500 => Outcome::Unknown { reason: envelope.reason() },
+        None if answered.was_turned_away() => not_now(later(answered, format!("status {}", answered.status))),
         _ => Outcome::Unknown { reason: format!("status {} without an envelope", answered.status) },
     };
     (outcome, None)

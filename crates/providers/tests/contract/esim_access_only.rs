@@ -121,7 +121,7 @@ async fn a_ninth_call_within_a_second_is_tried_later() {
 }
 
 #[tokio::test]
-async fn an_order_that_stays_short_is_delivered_as_it_is() {
+async fn an_order_that_stays_short_is_for_the_operator() {
     let stage = stage().await;
     let mut purchase = stage.purchase("order-1-1", PARTIAL, 3);
     purchase.order = stage.upstream.place(stage.now(), purchase.clone()).await.order;
@@ -129,7 +129,8 @@ async fn an_order_that_stays_short_is_delivered_as_it_is() {
     let early = stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning;
     assert!(matches!(early, LookUp::Provisioning { .. }), "{early:?}");
     stage.advance(600_000);
-    assert_eq!(stage.found(&mut purchase).await.len(), 2);
+    let late = stage.upstream.look_up(stage.now(), purchase).await.meaning;
+    assert!(matches!(late, LookUp::CannotTell { .. }), "{late:?}");
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ tells! { tgt_alone, tgt:
 
 tells! { esim_go_alone, esim_go:
     only_esim_go::more_than_five_come_later_and_all_of_them,
-    only_esim_go::a_short_order_is_taken_as_it_is_when_its_time_is_over,
+    only_esim_go::a_short_order_is_for_the_operator_when_its_time_is_over,
     only_esim_go::who_is_turned_away_may_come_again,
     only_esim_go::without_refunds_nothing_is_revoked,
     only_esim_go::a_lost_refund_is_found_in_the_history,
