@@ -4,10 +4,9 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{integer, list, local_time, profile, text, truth};
+use crate::lenient::{bytes_of_megabytes, integer, list, local_time, profile, text, truth};
 use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
 use crate::signing::{hex, is_same, mac};
-use crate::tsim::bytes_of_megabytes;
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use aws_lc_rs::hmac::HMAC_SHA512;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};

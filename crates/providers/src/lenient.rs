@@ -81,6 +81,14 @@ pub(crate) fn says_nothing_was_sold(message: &str) -> bool {
     !is_unsure && phrases.iter().any(|phrase| message.contains(phrase))
 }
 
+/// Bytes of a decimal number of megabytes.
+pub(crate) fn bytes_of_megabytes(text: &str) -> Option<i64> {
+    const MEGABYTE: i128 = 1_048_576;
+    let cost = Cost::parse(text, "")?;
+    let scale = 10_i128.checked_pow(cost.decimals)?;
+    i64::try_from(i128::from(cost.units).checked_mul(MEGABYTE)?.checked_div(scale)?).ok()
+}
+
 /// Reads `LPA:1$host$matching-id` (SGP.22), with or without a scheme before the host, into a profile that has nothing
 /// else yet.
 pub(crate) fn profile(activation_code: &str) -> Option<Profile> {

@@ -4,10 +4,11 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{integer, list, local_time, megabytes, profile, says_nothing_was_sold, text, texts};
+use crate::lenient::{
+    bytes_of_megabytes, integer, list, local_time, megabytes, profile, says_nothing_was_sold, text, texts,
+};
 use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
 use crate::signing::{hex, hmac_sha256, nonce};
-use crate::tsim::bytes_of_megabytes;
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use aws_lc_rs::pbkdf2;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};

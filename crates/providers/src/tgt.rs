@@ -4,10 +4,9 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{integer, list, megabytes, profile, text};
+use crate::lenient::{bytes_of_megabytes, integer, list, megabytes, profile, text};
 use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, Usage};
 use crate::signing::{hex, is_same};
-use crate::tsim::bytes_of_megabytes;
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::time::Timestamp;

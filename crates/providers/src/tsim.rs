@@ -4,7 +4,9 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{integer, list, local_time, profile, says_nothing_was_sold, text, texts, truth};
+use crate::lenient::{
+    bytes_of_megabytes, integer, list, local_time, profile, says_nothing_was_sold, text, texts, truth,
+};
 use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
 use crate::signing::{hmac_sha256, is_same, nonce};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
@@ -342,14 +344,6 @@ fn usage(now: Timestamp, detail: &Value) -> Usage {
         life,
         fresh_for_ms: USAGE_FRESH_MS,
     }
-}
-
-/// Bytes of a decimal number of megabytes.
-pub(crate) fn bytes_of_megabytes(text: &str) -> Option<i64> {
-    const MEGABYTE: i128 = 1_048_576;
-    let cost = Cost::parse(text, "")?;
-    let scale = 10_i128.checked_pow(cost.decimals)?;
-    i64::try_from(i128::from(cost.units).checked_mul(MEGABYTE)?.checked_div(scale)?).ok()
 }
 
 impl Upstream for Tsim {
