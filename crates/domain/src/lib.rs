@@ -11,6 +11,7 @@ pub mod id;
 pub mod job;
 pub mod ledger;
 pub mod money;
+pub mod offer;
 pub mod oracle;
 pub mod order;
 pub mod plan;

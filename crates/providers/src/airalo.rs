@@ -5,11 +5,13 @@
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{bytes_of_megabytes, integer, list, local_time, profile, text, truth};
-use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
+use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same, mac};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use aws_lc_rs::hmac::HMAC_SHA512;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::offer::{Cost, Data, Offer};
+use domain::plan::{Activation, Network};
 use domain::time::Timestamp;
 use form_urlencoded::Serializer;
 use reqwest::Method;
@@ -471,7 +473,7 @@ fn offer(package: &Value, operator: &Value, place: &Value, discount: Option<i64>
         for network in entries(coverage, "networks") {
             let technology = list(network, "types").last().and_then(Value::as_str).unwrap_or_default().to_owned();
             let operator = text(network, "name").unwrap_or_default();
-            networks.push(OfferNetwork { country: country.clone(), operator, technology });
+            networks.push(Network { country: country.clone(), operator, technology });
         }
     }
     let data = if truth(package, "is_unlimited") {
@@ -497,9 +499,9 @@ fn offer(package: &Value, operator: &Value, place: &Value, discount: Option<i64>
         networks,
         speed: None,
         activation: match text(operator, "activation_policy").as_deref() {
-            Some("first-usage") => Activation::OnFirstUse,
-            Some("installation") => Activation::OnInstall,
-            _ => Activation::Unknown,
+            Some("first-usage") => Some(Activation::OnFirstUse),
+            Some("installation") => Some(Activation::OnInstall),
+            _ => None,
         },
         add_on_supported: has_top_ups,
         apn: text(operator, "apn_value"),

@@ -5,10 +5,12 @@
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{integer, list, profile, text, truth};
-use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
+use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hmac_sha256, nonce};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::offer::{Cost, Data, Offer};
+use domain::plan::{Activation, Network};
 use domain::time::Timestamp;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -488,7 +490,7 @@ fn offer(package: &Value) -> Option<Offer> {
         for operator in list(place, "operatorList") {
             let Some(name) = text(operator, "operatorName") else { continue };
             let technology = text(operator, "networkType").unwrap_or_default();
-            networks.push(OfferNetwork { country: country.clone(), operator: name, technology });
+            networks.push(Network { country: country.clone(), operator: name, technology });
         }
     }
     Some(Offer {
@@ -501,9 +503,9 @@ fn offer(package: &Value) -> Option<Offer> {
         networks,
         speed: text(package, "speed"),
         activation: match integer(package, "activeType") {
-            Some(1) => Activation::OnInstall,
-            Some(2) => Activation::OnFirstUse,
-            _ => Activation::Unknown,
+            Some(1) => Some(Activation::OnInstall),
+            Some(2) => Some(Activation::OnFirstUse),
+            _ => None,
         },
         add_on_supported: matches!(integer(package, "supportTopUpType"), Some(2 | 3)),
         apn: None,

@@ -5,13 +5,14 @@
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{integer, list, profile, text, texts, truth};
-use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, Usage};
+use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same, mac};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use aws_lc_rs::hmac::HMAC_SHA256;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::offer::{Cost, Data, Offer};
 use domain::time::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -474,7 +475,7 @@ fn offer(bundle: &Value, currency: &str) -> Option<Offer> {
         networks: Vec::new(),
         speed: texts(bundle, "speed").into_iter().filter(|speed| !speed.is_empty()).max(),
         // What `autostart` starts, and when, is not said.
-        activation: Activation::Unknown,
+        activation: None,
         // Every bundle can be put on an eSIM that exists, if both are of the same network behind eSIM Go.
         add_on_supported: true,
         apn: None,

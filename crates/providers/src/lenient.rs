@@ -1,7 +1,7 @@
 //! Reads what upstreams answer: a number may come as a text and a truth as 0 or 1; what is missing is `None`.
 
-use crate::offer::Cost;
 use domain::fulfilment::Profile;
+use domain::offer::Cost;
 use domain::time::Timestamp;
 use serde_json::Value;
 

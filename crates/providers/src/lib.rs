@@ -18,8 +18,9 @@ pub mod tsim;
 
 use callback::{Callback, CallbackRefusal, Notice};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, Outcome};
+use domain::offer::Offer;
 use domain::time::Timestamp;
-use offer::{Balance, Offer, Usage};
+use offer::{Balance, Usage};
 use std::future::Future;
 use std::pin::Pin;
 

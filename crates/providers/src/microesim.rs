@@ -7,11 +7,13 @@ use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{
     bytes_of_megabytes, integer, list, local_time, megabytes, profile, says_nothing_was_sold, text, texts,
 };
-use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
+use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, hmac_sha256, nonce};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use aws_lc_rs::pbkdf2;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::offer::{Cost, Data, Offer};
+use domain::plan::{Activation, Network};
 use domain::time::Timestamp;
 use serde_json::Value;
 use std::num::NonZeroU32;
@@ -296,8 +298,8 @@ fn is_iccid(text: &str) -> bool {
 fn offer(plan: &Value) -> Option<Offer> {
     let activation = match text(plan, "active_type").unwrap_or_default().as_str() {
         "ACTIVEDBYORDER" => return None,
-        "ACTIVEDBYDEVICE" => Activation::OnFirstUse,
-        _ => Activation::Unknown,
+        "ACTIVEDBYDEVICE" => Some(Activation::OnFirstUse),
+        _ => None,
     };
     if text(plan, "status").is_some_and(|status| status != "1") {
         return None;
@@ -343,12 +345,12 @@ fn data(text: &str) -> Option<Data> {
 }
 
 /// Reads `JP:DOCOMO[LTE;4G],KDDI[5G]|KR:SKT[4G]|`.
-fn networks(text: &str) -> Vec<OfferNetwork> {
+fn networks(text: &str) -> Vec<Network> {
     let countries = text.split('|').filter_map(|entry| entry.trim().split_once(':'));
     let each = countries.flat_map(|(country, operators)| {
         operators.split(',').map(move |operator| {
             let (operator, technology) = operator.split_once('[').unwrap_or((operator, ""));
-            OfferNetwork {
+            Network {
                 country: country.trim().to_uppercase(),
                 operator: operator.trim().to_owned(),
                 technology: technology.trim_end_matches(']').replace(';', "/"),

@@ -1,101 +1,7 @@
-//! What upstreams sell and tell, in common words: plans on offer, data used, balances.
+//! What upstreams tell beside their offers: data used, balances.
 
+use domain::offer::Cost;
 use domain::time::Timestamp;
-
-/// An amount in an upstream's own currency and precision: `minor / 10^decimals`. Upstreams price finer than any
-/// currency's minor unit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cost {
-    /// The amount in units of its last decimal.
-    pub units: i64,
-    /// How many decimals that is.
-    pub decimals: u32,
-    /// ISO 4217, as the upstream says.
-    pub currency: String,
-}
-
-/// Most decimals a cost keeps; what an upstream says beyond is cut off, which no price list has.
-const MOST_DECIMALS: usize = 8;
-
-impl Cost {
-    /// Reads a decimal number such as `1.25` or `3`.
-    #[must_use]
-    pub fn parse(text: &str, currency: &str) -> Option<Self> {
-        let text = text.trim();
-        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(fraction) {
-            return None;
-        }
-        let fraction = &fraction[..fraction.len().min(MOST_DECIMALS)];
-        let units = format!("{whole}{fraction}").parse().ok()?;
-        Some(Self { units, decimals: u32::try_from(fraction.len()).ok()?, currency: currency.to_owned() })
-    }
-}
-
-/// How much data a plan has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Data {
-    /// So many megabytes (1,048,576 bytes) over the whole term.
-    Total(i64),
-    /// So many megabytes each day.
-    Daily(i64),
-    /// No limit, or none that is told.
-    Unlimited,
-}
-
-/// When a plan's term begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// When the profile is installed.
-    OnInstall,
-    /// When it is first used on a network.
-    OnFirstUse,
-    /// When it is ordered, or on a day named in the order.
-    OnOrder,
-    /// The upstream does not say.
-    Unknown,
-}
-
-/// A network an offer's eSIM registers on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OfferNetwork {
-    /// ISO 3166-1 alpha-2.
-    pub country: String,
-    /// The operator's name.
-    pub operator: String,
-    /// `4G`, `5G` and the like; empty where it is not told.
-    pub technology: String,
-}
-
-/// A plan as an upstream offers it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
-    /// The upstream's own plan id, to be named in a purchase.
-    pub upstream_plan_id: String,
-    /// The upstream's name for it.
-    pub name: String,
-    /// What one costs us.
-    pub cost: Cost,
-    /// Where it works, ISO 3166-1 alpha-2, sorted, each once.
-    pub countries: Vec<String>,
-    /// How much data.
-    pub data: Data,
-    /// Term in days.
-    pub validity_days: i64,
-    /// Networks, where they are told.
-    pub networks: Vec<OfferNetwork>,
-    /// Best technology or speed, as the upstream says it.
-    pub speed: Option<String>,
-    /// When the term begins.
-    pub activation: Activation,
-    /// Whether data can be added to its eSIMs.
-    pub add_on_supported: bool,
-    /// Access point name, where it is told.
-    pub apn: Option<String>,
-    /// The upstream's remarks for travellers: fair use, throttling.
-    pub remark: Option<String>,
-}
 
 /// Where an eSIM's data plan is in its life, as far as the upstream tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,20 +44,4 @@ pub struct Usage {
 pub struct Balance {
     /// What is left; never negative.
     pub left: Cost,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cost_keeps_its_digits() {
-        let cost = |text| Cost::parse(text, "USD").map(|cost| (cost.units, cost.decimals));
-        assert_eq!(cost("1.25"), Some((125, 2)));
-        assert_eq!(cost("3"), Some((3, 0)));
-        assert_eq!(cost("0.0001"), Some((1, 4)));
-        for text in ["", ".5", "-1", "1,5", "1e3", "NaN", "99999999999999999999"] {
-            assert_eq!(cost(text), None, "{text}");
-        }
-    }
 }

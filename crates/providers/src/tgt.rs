@@ -5,10 +5,12 @@
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{bytes_of_megabytes, integer, list, megabytes, profile, text};
-use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, Usage};
+use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::offer::{Cost, Data, Offer};
+use domain::plan::Activation;
 use domain::time::Timestamp;
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
@@ -422,8 +424,8 @@ fn offer(product: &Value, currency: &str) -> Option<Offer> {
         networks: Vec::new(),
         speed: None,
         activation: match text(product, "activeType").as_deref() {
-            Some("ACTIVATE_ON_ORDER") => Activation::OnOrder,
-            _ => Activation::Unknown,
+            Some("ACTIVATE_ON_ORDER") => Some(Activation::OnOrder),
+            _ => None,
         },
         add_on_supported: false,
         apn: text(product, "apnDesc"),

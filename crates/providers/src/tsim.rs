@@ -7,10 +7,12 @@ use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{
     bytes_of_megabytes, integer, list, local_time, profile, says_nothing_was_sold, text, texts, truth,
 };
-use crate::offer::{Activation, Balance, Cost, Data, Life, Offer, OfferNetwork, Usage};
+use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hmac_sha256, is_same, nonce};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::offer::{Cost, Data, Offer};
+use domain::plan::Network;
 use domain::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -225,7 +227,7 @@ fn offer(plan: &Value) -> Option<Offer> {
         let Some(country) = text(coverage, "country_code").filter(|code| code.len() == 2) else { continue };
         let country = country.to_uppercase();
         for operator in texts(coverage, "telecom_operator").into_iter().filter(|operator| !operator.is_empty()) {
-            networks.push(OfferNetwork { country: country.clone(), operator, technology: String::new() });
+            networks.push(Network { country: country.clone(), operator, technology: String::new() });
         }
         countries.push(country);
     }
@@ -245,7 +247,7 @@ fn offer(plan: &Value) -> Option<Offer> {
         validity_days,
         networks,
         speed: text(plan, "spec_name"),
-        activation: Activation::Unknown,
+        activation: None,
         add_on_supported: truth(plan, "topup_support"),
         apn: text(plan, "apn"),
         remark: text(plan, "remark"),

@@ -9,9 +9,11 @@ use super::special::{Behaviour, UNKNOWN};
 use super::world::{Change, StoredSale};
 use super::{CataloguePlan, catalogue};
 use crate::callback::{Callback, CallbackRefusal, Notice};
-use crate::offer::{Activation, Balance, Cost, Data, Offer, OfferNetwork, Usage};
+use crate::offer::{Balance, Usage};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::offer::{Cost, Data, Offer};
+use domain::plan::Network;
 use domain::time::Timestamp;
 use serde_json::json;
 
@@ -40,7 +42,7 @@ fn offer(plan: &CataloguePlan) -> Offer {
         (false, None, Some(total)) => Data::Total(total),
         _ => Data::Unlimited,
     };
-    let networks = plan.networks.iter().map(|network| OfferNetwork {
+    let networks = plan.networks.iter().map(|network| Network {
         country: network.country.to_owned(),
         operator: network.operator.to_owned(),
         technology: network.technology.to_owned(),
@@ -56,11 +58,7 @@ fn offer(plan: &CataloguePlan) -> Offer {
         validity_days: plan.validity_days,
         networks: networks.collect(),
         speed: Some(plan.speed.to_owned()),
-        activation: match plan.activation {
-            "on_install" => Activation::OnInstall,
-            "on_first_use" => Activation::OnFirstUse,
-            _ => Activation::OnOrder,
-        },
+        activation: plan.activation.parse().ok(),
         add_on_supported: plan.top_up_supported,
         apn: None,
         remark: plan.fair_use.clone(),

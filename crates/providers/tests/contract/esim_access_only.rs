@@ -3,10 +3,11 @@
 use crate::cases;
 use crate::stage::{BALANCE_CENTS, Stage};
 use domain::fulfilment::{Cancellation, LookUp, NotYet, Outcome};
+use domain::offer::Data;
 use providers::callback::{About, Callback};
 use providers::connection::Connection;
 use providers::esim_access::{Account, EsimAccess};
-use providers::offer::{Data, Life};
+use providers::offer::Life;
 use providers::sandbox::{BUSY, DELIVERS, PARTIAL};
 use providers::simulator::Fault;
 use providers::simulator::shop::EsimLife;

@@ -2,7 +2,8 @@
 
 use crate::stage::{BALANCE_CENTS, Case, Stage};
 use domain::fulfilment::{Cancellation, Outcome};
-use providers::offer::{Data, Life};
+use domain::offer::Data;
+use providers::offer::Life;
 use providers::sandbox::{CataloguePlan, DELIVERS, KEEPS};
 use providers::simulator::shop::EsimLife;
 use providers::{AddOn, NotRead, RefundEffect, Support};

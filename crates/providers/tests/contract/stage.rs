@@ -184,7 +184,7 @@ impl Upstream for Nobody {
     fn cancel(&self, _: Timestamp, _: SoldEsim) -> providers::Answer<'_, domain::fulfilment::Cancellation> {
         unreachable!()
     }
-    fn offers(&self, _: Timestamp) -> providers::Answer<'_, providers::Reading<Vec<providers::offer::Offer>>> {
+    fn offers(&self, _: Timestamp) -> providers::Answer<'_, providers::Reading<Vec<domain::offer::Offer>>> {
         unreachable!()
     }
     fn usage(&self, _: Timestamp, _: SoldEsim) -> providers::Answer<'_, providers::Reading<providers::offer::Usage>> {
@@ -194,7 +194,7 @@ impl Upstream for Nobody {
         &self,
         _: Timestamp,
         _: SoldEsim,
-    ) -> providers::Answer<'_, providers::Reading<Vec<providers::offer::Offer>>> {
+    ) -> providers::Answer<'_, providers::Reading<Vec<domain::offer::Offer>>> {
         unreachable!()
     }
     fn add(&self, _: Timestamp, _: providers::AddOn) -> providers::Answer<'_, Outcome> {
