@@ -98,6 +98,10 @@ ids! {
     InquiryId,
     /// A record of an operator's change.
     AuditId,
+    /// An account at an upstream.
+    ConnectionId,
+    /// Something an upstream told by itself.
+    NoticeId,
 }
 
 const POSITION_MASK: u128 = 0xFFFF;

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod checkout;
+pub mod connection;
 pub mod contact;
 pub mod esim;
 pub mod fulfilment;

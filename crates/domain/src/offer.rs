@@ -31,6 +31,16 @@ impl Cost {
         let units = format!("{whole}{fraction}").parse().ok()?;
         Some(Self { units, decimals: u32::try_from(fraction.len()).ok()?, currency: currency.to_owned() })
     }
+
+    /// The amount as a decimal number with all its decimals, `1.2500`.
+    #[must_use]
+    pub fn decimal(&self) -> String {
+        let decimals = usize::try_from(self.decimals).unwrap_or(usize::MAX).min(30);
+        let digits = format!("{:0>width$}", self.units.unsigned_abs(), width = decimals.saturating_add(1));
+        let (whole, fraction) = digits.split_at(digits.len().saturating_sub(decimals));
+        let sign = if self.units < 0 { "-" } else { "" };
+        if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+    }
 }
 
 /// How much data a plan has.
@@ -83,6 +93,9 @@ mod tests {
         assert_eq!(cost("1.25"), Some((125, 2)));
         assert_eq!(cost("3"), Some((3, 0)));
         assert_eq!(cost("0.0001"), Some((1, 4)));
+        for text in ["1.25", "3", "0.0001", "12.3400"] {
+            assert_eq!(Cost::parse(text, "USD").unwrap().decimal(), text);
+        }
         for text in ["", ".5", "-1", "1,5", "1e3", "NaN", "99999999999999999999"] {
             assert_eq!(cost(text), None, "{text}");
         }

@@ -97,4 +97,15 @@ impl Callback {
         }
         serde_json::from_slice(&self.body).unwrap_or(serde_json::Value::Null)
     }
+
+    /// What is kept of the body: its fields, without what installs an eSIM.
+    #[must_use]
+    pub fn kept(&self) -> String {
+        let fields = self.fields();
+        if fields.is_null() {
+            return format!("{} bytes that are neither JSON nor a form", self.body.len());
+        }
+        let answered = crate::connection::Answered { status: 200, retry_at: None, text: fields.to_string() };
+        answered.raw().trim_start_matches("200 ").to_owned()
+    }
 }

@@ -2,6 +2,7 @@
 //! although no answer came.
 
 use domain::time::Timestamp;
+
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Url};
 use serde_json::Value;

@@ -68,6 +68,21 @@ pub struct OperatorCall {
     pub act: Act,
 }
 
+/// What another program told, as it came.
+#[derive(Debug)]
+pub struct Webhook {
+    /// All that requests share.
+    pub platform: Arc<Platform>,
+    /// The path's parameters, as text.
+    pub path: Vec<(String, String)>,
+    /// HTTP method.
+    pub method: Method,
+    /// Header names in lower case, with their values.
+    pub headers: Vec<(String, String)>,
+    /// The body, byte by byte.
+    pub body: Vec<u8>,
+}
+
 impl Deref for TenantCall {
     type Target = Call;
 
@@ -327,6 +342,14 @@ async fn run(
             return Err(problem);
         }
     };
+    if let Handler::Webhook(handler) = route.handler {
+        let body = read_bytes(&platform, body).await?;
+        let headers = parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        return handler(Webhook { headers: headers.collect(), method: parts.method, platform, path, body }).await;
+    }
     let body = read_body(&platform, route, &parts.headers, body).await?;
     let currency = match &caller {
         Caller::Tenant(access) => access.currency,
@@ -365,7 +388,7 @@ async fn admit(
     allowance: &mut Option<Allowance>,
 ) -> Result<Caller, Problem> {
     match route.handler {
-        Handler::Public(_) => {
+        Handler::Public(_) | Handler::Webhook(_) => {
             let (left, allowed) = match route.limit() {
                 Limit::None => (None, Ok(())),
                 Limit::Stranger => platform.limits.address(address),
@@ -445,15 +468,7 @@ async fn collect(body: &mut Incoming, most: usize) -> Result<Option<Vec<u8>>, Pr
     Ok(Some(bytes))
 }
 
-async fn read_body(
-    platform: &Platform,
-    route: &Route,
-    headers: &HeaderMap,
-    mut body: Incoming,
-) -> Result<Option<Value>, Problem> {
-    if route.body.is_none() {
-        return Ok(None);
-    }
+async fn read_bytes(platform: &Platform, mut body: Incoming) -> Result<Vec<u8>, Problem> {
     let most = platform.config.limits.body_bytes;
     let announced_too_large = body.size_hint().lower() > u64::try_from(most).unwrap_or(u64::MAX);
     let late = || Problem::new(Code::MalformedJson, "The body did not arrive in time.");
@@ -465,6 +480,19 @@ async fn read_body(
         drain(body).await;
         return Err(Problem::new(Code::BodyTooLarge, format!("The body is larger than {most} bytes.")));
     };
+    Ok(bytes)
+}
+
+async fn read_body(
+    platform: &Platform,
+    route: &Route,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Option<Value>, Problem> {
+    if route.body.is_none() {
+        return Ok(None);
+    }
+    let bytes = read_bytes(platform, body).await?;
     if bytes.is_empty() {
         return Ok(Some(Value::Object(serde_json::Map::new())));
     }

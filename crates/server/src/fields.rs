@@ -128,6 +128,12 @@ impl Values {
         self.text(name).and_then(|text| text.parse().ok())
     }
 
+    /// An object.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Option<Values> {
+        self.0.get(name).and_then(Value::as_object).cloned().map(Values)
+    }
+
     /// The objects of a list.
     pub fn objects(&self, name: &str) -> impl Iterator<Item = Values> {
         self.list(name).iter().filter_map(|value| value.as_object().cloned().map(Values))

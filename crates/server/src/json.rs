@@ -1,6 +1,7 @@
 //! How values of the domain look in JSON.
 
 use domain::money::Money;
+use domain::offer::Cost;
 use domain::time::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::ser::Error;
@@ -16,6 +17,17 @@ impl Serialize for Amount {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // With arbitrary precision a Number keeps its text: no floating point on the way out.
         let number: serde_json::Number = self.0.to_string().parse().map_err(S::Error::custom)?;
+        number.serialize(serializer)
+    }
+}
+
+/// What an upstream asks for, as a JSON number with all its decimals; written exactly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decimal(pub Cost);
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let number: serde_json::Number = self.0.decimal().parse().map_err(S::Error::custom)?;
         number.serialize(serializer)
     }
 }
@@ -59,6 +71,7 @@ macro_rules! schema {
 }
 
 schema!(Amount, "Amount", json_schema!({"type": "number", "description": "Major units of the currency."}));
+schema!(Decimal, "Decimal", json_schema!({"type": "number", "description": "In the upstream's own precision."}));
 schema!(Id, "Id", json_schema!({"type": "string", "format": "uuid"}));
 schema!(Time, "Time", json_schema!({"type": "string", "format": "date-time"}));
 

@@ -29,6 +29,7 @@ pub mod simulate;
 pub mod stop;
 pub mod token;
 pub mod trusted_proxies;
+pub mod upstreams;
 pub mod waiters;
 pub mod workers;
 
@@ -39,10 +40,11 @@ use crate::first_start::Made;
 use crate::keyring::Keyring;
 use crate::node::{Node, Parts};
 use crate::password::Hasher;
-use crate::platform::{Platform, Upstreams};
+use crate::platform::Platform;
 use crate::routes::{Route, Router, Side};
 use domain::money::{Currency, Money};
 use providers::Upstream;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use tokio::net::TcpListener;
@@ -147,10 +149,21 @@ impl App {
         let hasher = Hasher::new(config.auth.hashing_threads).map_err(|problem| StartError(problem.message.clone()))?;
         let made =
             first_start::prepare(&config, &store, &hasher, currency).await.map_err(|error| StartError(error.0))?;
-        let upstreams: Upstreams =
+        let upstreams: BTreeMap<_, _> =
             [(store::checkout::SANDBOX.to_owned(), Arc::new(sandbox.clone()) as Arc<dyn Upstream>)].into();
         let base_url = config.base_url(address);
-        let parts = Parts { config, base_url, store, clock, keyring, master, hasher, sandbox, upstreams, currency };
+        let parts = Parts {
+            config,
+            base_url,
+            store,
+            clock,
+            keyring,
+            master,
+            hasher,
+            sandbox,
+            upstreams: upstreams.into(),
+            currency,
+        };
         let node = Node::start(parts).await?;
         let admin_address = admin.as_ref().map(|(_, address)| *address);
         let mut app = Self { node, address, admin_address, made, data_dir };

@@ -89,8 +89,17 @@ struct MoveBetween {
 
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// Makes new keys; what the old ones signed stays valid until it expires.
+    /// Makes new keys; what the old ones signed stays valid until it expires, and credentials are sealed again.
     Rotate,
+    /// Wraps all keys with another master key; start with that one from then on.
+    Rewrap(Rewrap),
+}
+
+#[derive(Debug, Args)]
+struct Rewrap {
+    /// A file that holds the new master key: 32 bytes as hex or base64.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
 }
 
 fn say(text: &str) {
@@ -122,6 +131,7 @@ fn main() -> ExitCode {
                 create_operator(&config, email).await
             }
             Command::Keys(KeysCommand::Rotate) => rotate_keys(&config).await,
+            Command::Keys(KeysCommand::Rewrap(Rewrap { to })) => rewrap_keys(&config, &to).await,
             Command::Backup(_) | Command::Restore(_) if config.database != Database::Sqlite => {
                 Err("a PostgreSQL is backed up by its own tools; docs/operations.md says how".to_owned())
             }
@@ -252,6 +262,23 @@ fn master_key_of(config: &Config) -> Result<MasterKey, String> {
         Some(key) => Ok(key.clone()),
         None => DataDir::lock(&config.data_dir)?.master_key(config),
     }
+}
+
+/// The keys of the database under another master key. In development it lies in the data folder, which nobody changes.
+async fn rewrap_keys(config: &Config, to: &Path) -> Result<ExitCode, String> {
+    let Some(old) = &config.master_key else {
+        return Err(
+            "set ESIMD_MASTER_KEY to the key that is in use; development's own lies in the data folder".to_owned()
+        );
+    };
+    let text = std::fs::read_to_string(to).map_err(|error| format!("{} cannot be read: {error}", to.display()))?;
+    let new = MasterKey::parse(&text).ok_or_else(|| format!("{} holds no key of 32 bytes", to.display()))?;
+    let (store, _data_dir) = database::open_for_command(config, &Runtime::system()).await.map_err(|error| error.0)?;
+    let count = Keyring::rewrap(&store, old, &new).await.map_err(|error| error.0)?;
+    say(&format!(
+        "{count} keys are wrapped with the new master key; set ESIMD_MASTER_KEY to it and start all nodes again"
+    ));
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn rotate_keys(config: &Config) -> Result<ExitCode, String> {

@@ -8,8 +8,9 @@ use crate::entrance::Entrance;
 use crate::keyring::Keyring;
 use crate::limits::RateLimits;
 use crate::password::Hasher;
-use crate::platform::{Platform, Upstreams};
+use crate::platform::Platform;
 use crate::stop::Stop;
+use crate::upstreams::Upstreams;
 use crate::waiters::Waiters;
 use crate::workers;
 use crate::workers::indexer::Tail;
@@ -86,10 +87,13 @@ impl Node {
             master,
             hasher,
             sandbox,
-            upstreams,
+            upstreams: Arc::new(upstreams),
             stopping: stop.stopping(),
             currency,
         });
+        // Orders under way are asked for at once.
+        let read = platform.upstreams.reload(&platform).await;
+        read.map_err(|fault| StartError(format!("the connections cannot be read: {fault}")))?;
         let mut node = Self { platform, stop, tasks: Vec::new() };
         node.work();
         Ok(node)
@@ -102,6 +106,8 @@ impl Node {
         // What an earlier process left unindexed is not counted; one entry makes the indexer look.
         tail.appended(1);
         job_ready.notify_one();
+        let connections_changed = Arc::new(Notify::new());
+        let changed = Arc::clone(&connections_changed);
         let (ready, grown, platform) = (Arc::clone(&job_ready), Arc::clone(&tail), Arc::downgrade(&self.platform));
         self.platform.store.listen(Arc::new(move |events: &[Event]| {
             let Some(platform) = platform.upgrade() else { return };
@@ -113,6 +119,7 @@ impl Node {
                     Event::Appended(_) => appended += 1,
                     Event::AccessChanged => platform.entrance.access_changed(),
                     Event::PlansChanged => platform.price_lists.changed(),
+                    Event::ConnectionsChanged => changed.notify_one(),
                 }
             }
             if jobs {
@@ -125,6 +132,7 @@ impl Node {
         let platform = || Arc::clone(&self.platform);
         self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), job_ready)));
         self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
+        self.tasks.push(tokio::spawn(workers::connections::run(platform(), connections_changed)));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
         if self.platform.store.is_shared() {
             self.tasks.push(tokio::spawn(workers::neighbours::run(platform())));

@@ -29,7 +29,7 @@ is left of the rate.
 /// Refusals any route may answer.
 fn common(route: &Route) -> Vec<Code> {
     let mut codes = match route.handler {
-        Handler::Public(_) => vec![],
+        Handler::Public(_) | Handler::Webhook(_) => vec![],
         Handler::Tenant { changes: true, .. } => {
             vec![Code::Unauthorized, Code::Forbidden, Code::TenantPending, Code::TenantSuspended]
         }
@@ -124,7 +124,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         "summary": route.summary,
         "responses": responses(route, generator),
         "security": match route.handler {
-            Handler::Public(_) => json!([]),
+            Handler::Public(_) | Handler::Webhook(_) => json!([]),
             Handler::Tenant { permission, .. } => json!([{"tenant": [permission.word()]}]),
             Handler::Operator(_) => json!([{"operator": []}]),
         },

@@ -9,17 +9,13 @@ use crate::metrics::Metrics;
 use crate::password::Hasher;
 use crate::price_list::PriceLists;
 use crate::stop::Stopping;
+use crate::upstreams::Upstreams;
 use crate::waiters::Waiters;
 use domain::money::{Currency, Money};
 use domain::tenant::TenantStatus;
-use providers::Upstream;
 use providers::sandbox::Sandbox;
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use store::Store;
-
-/// The upstreams by name.
-pub type Upstreams = BTreeMap<String, Arc<dyn Upstream>>;
 
 /// What requests and workers share.
 pub struct Platform {
@@ -48,7 +44,7 @@ pub struct Platform {
     /// The sandbox's world, for the operator.
     pub sandbox: Sandbox,
     /// The upstreams by name.
-    pub upstreams: Upstreams,
+    pub upstreams: Arc<Upstreams>,
     /// Counters.
     pub metrics: Metrics,
     /// Tells when the process is stopping.

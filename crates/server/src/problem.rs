@@ -57,6 +57,8 @@ codes! {
     SubdomainTaken = 409 "subdomain_taken",
     /// Dearer than `maxTotal`.
     PriceChanged = 409 "price_changed",
+    /// The name is another connection's.
+    NameTaken = 409 "name_taken",
     /// The first request with this key is not committed yet.
     RequestInProgress = 409 "request_in_progress",
     /// The order or its eSIMs cannot be given back now.

@@ -1,8 +1,10 @@
 //! The one table of routes: what a path does, who may call it, what it takes, answers and refuses. The
 //! router, the OpenAPI document and the tests are all made from it.
 
-use crate::api::{account, api_keys, balance, checkout, contact, export, orders, plans, process, top_up, traveller};
-use crate::call::{Call, Handling, OperatorCall, TenantCall};
+use crate::api::{
+    account, api_keys, balance, checkout, contact, export, orders, plans, process, top_up, traveller, upstream_notice,
+};
+use crate::call::{Call, Handling, OperatorCall, TenantCall, Webhook};
 use crate::fields::Field;
 use crate::operator;
 use crate::problem::{Code, Problem};
@@ -26,6 +28,8 @@ pub enum Handler {
     },
     /// An operator.
     Operator(fn(OperatorCall) -> Handling),
+    /// Another program that tells news, in its own form: the body comes as it was sent, because signatures cover it.
+    Webhook(fn(Webhook) -> Handling),
 }
 
 impl std::fmt::Debug for Handler {
@@ -34,6 +38,7 @@ impl std::fmt::Debug for Handler {
             Self::Public(_) => f.write_str("Public"),
             Self::Tenant { permission, changes, .. } => write!(f, "Tenant({permission}, changes: {changes})"),
             Self::Operator(_) => f.write_str("Operator"),
+            Self::Webhook(_) => f.write_str("Webhook"),
         }
     }
 }
@@ -99,6 +104,8 @@ impl Route {
     #[must_use]
     pub fn limit(&self) -> Limit {
         match self.method {
+            // A service sends all its news from a few addresses.
+            _ if matches!(self.handler, Handler::Webhook(_)) => Limit::Link,
             "POST" => Limit::Stranger,
             _ if self.path.starts_with("/e/") => Limit::Link,
             _ => Limit::None,
@@ -194,6 +201,12 @@ macro_rules! changes {
 macro_rules! administers {
     ($handler:path) => {
         Handler::Tenant { permission: Permission::Admin, changes: false, handler: |call| Box::pin($handler(call)) }
+    };
+}
+
+macro_rules! hears {
+    ($handler:path) => {
+        Handler::Webhook(|webhook| Box::pin($handler(webhook)))
     };
 }
 
@@ -310,6 +323,23 @@ static TABLE: &[Route] = &[
         .query(traveller::QR_QUERY)
         .answers(200, Content::Media("image/png"))
         .refuses(&[Code::NotFound, Code::Gone]),
+    // Upstreams
+    route(
+        "POST",
+        "/api/webhooks/upstream/{connectionToken}",
+        "Webhooks",
+        "News of an upstream",
+        hears!(upstream_notice::post),
+    )
+    .refuses(&[Code::NotFound, Code::BodyTooLarge]),
+    route(
+        "HEAD",
+        "/api/webhooks/upstream/{connectionToken}",
+        "Webhooks",
+        "An upstream tries the address",
+        hears!(upstream_notice::post),
+    )
+    .refuses(&[Code::NotFound]),
     // Operator
     route("POST", "/api/operator/login", "Operator: account", "Log in", public!(operator::account::login))
         .body(operator::account::LOGIN_BODY)
@@ -397,6 +427,79 @@ static TABLE: &[Route] = &[
     .body(&[])
     .answers(200, data::<operator::plans::OnePlan<'static>>())
     .refuses(&[Code::AlreadyDecided]),
+    route(
+        "GET",
+        "/api/operator/connections",
+        "Operator: connections",
+        "Accounts at upstreams, oldest first",
+        operates!(operator::connections::list),
+    )
+    .answers(200, data::<operator::connections::ConnectionList>()),
+    route(
+        "POST",
+        "/api/operator/connections",
+        "Operator: connections",
+        "Connect an account at an upstream",
+        operates!(operator::connections::create),
+    )
+    .body(operator::connections::CREATE_BODY)
+    .answers(201, data::<operator::connections::OneConnection>())
+    .refuses(&[Code::NameTaken]),
+    route(
+        "GET",
+        "/api/operator/connections/{connectionId}",
+        "Operator: connections",
+        "One connection",
+        operates!(operator::connections::get),
+    )
+    .answers(200, data::<operator::connections::OneConnection>()),
+    route(
+        "PATCH",
+        "/api/operator/connections/{connectionId}",
+        "Operator: connections",
+        "Change settings or credentials",
+        operates!(operator::connections::change),
+    )
+    .body(operator::connections::CHANGE_BODY)
+    .answers(200, data::<operator::connections::OneConnection>()),
+    route(
+        "POST",
+        "/api/operator/connections/{connectionId}/verify",
+        "Operator: connections",
+        "Try the credentials, and ask for the balance",
+        operates!(operator::connections::verify),
+    )
+    .body(&[])
+    .answers(200, data::<operator::connections::OneConnection>()),
+    route(
+        "POST",
+        "/api/operator/connections/{connectionId}/enable",
+        "Operator: connections",
+        "Let it sell",
+        operates!(operator::connections::enable),
+    )
+    .body(&[])
+    .answers(200, data::<operator::connections::OneConnection>())
+    .refuses(&[Code::AlreadyDecided]),
+    route(
+        "POST",
+        "/api/operator/connections/{connectionId}/disable",
+        "Operator: connections",
+        "Let it sell no more",
+        operates!(operator::connections::disable),
+    )
+    .body(&[])
+    .answers(200, data::<operator::connections::OneConnection>())
+    .refuses(&[Code::AlreadyDecided]),
+    route(
+        "GET",
+        "/api/operator/notices",
+        "Operator: connections",
+        "What upstreams told, newest first",
+        operates!(operator::notices::list),
+    )
+    .query(operator::plans::QUERY)
+    .answers(200, data::<operator::notices::NoticeList>()),
     route(
         "GET",
         "/api/operator/orders",
@@ -652,8 +755,12 @@ impl Router {
     /// 404, or 405 with the methods the path knows.
     pub fn find(&'static self, method: &Method, path: &str) -> Result<Found, Problem> {
         let found = self.paths.at(path).map_err(|_| Problem::not_found())?;
-        let wanted = if *method == Method::HEAD { "GET" } else { method.as_str() };
-        match found.value.iter().find(|route| route.method == wanted) {
+        let of = |wanted: &str| found.value.iter().find(|route| route.method == wanted);
+        let route = match of(method.as_str()) {
+            None if *method == Method::HEAD => of("GET"),
+            route => route,
+        };
+        match route {
             Some(route) => {
                 let parameters = found.params.iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
                 Ok((route, parameters.collect()))

@@ -4,6 +4,7 @@
 pub mod access;
 pub mod audit;
 pub mod checkout;
+pub mod connection;
 pub mod contact;
 pub mod esim;
 pub mod fulfilment;
@@ -11,6 +12,7 @@ pub mod index;
 pub mod job;
 pub mod ledger;
 pub mod moving;
+pub mod notice;
 pub mod order;
 pub mod plan;
 pub mod port;

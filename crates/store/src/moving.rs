@@ -46,6 +46,8 @@ const TABLES: &[Table] = &[
     table("audit_log", &["id"]),
     table("audit_reasons", &["audit_id"]),
     table("idempotency_keys", &["result_id"]),
+    table("connections", &["id"]),
+    table("notices", &["id"]),
     table("secret_keys", &["purpose", "version"]),
     table("early_iccids", &["tenant_id", "mode", "iccid", "order_id"]),
     table("index_entries", &["entry"]),

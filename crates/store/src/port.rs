@@ -243,6 +243,8 @@ pub enum Event {
     AccessChanged,
     /// The price list changed.
     PlansChanged,
+    /// A connection to an upstream was made or changed.
+    ConnectionsChanged,
 }
 
 /// SHA-256 of an idempotency key in its scope (tenant, mode, route), cut to 128 bits.

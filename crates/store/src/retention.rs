@@ -9,7 +9,8 @@ use std::convert::Infallible;
 const PORTION: i64 = 1_000;
 
 /// Deletes one portion of what nobody needs any more: idempotency keys made before `keys_before`, and
-/// sessions over since `sessions_before`; and the failed logins before `failures_before`. Returns whether there may be more.
+/// sessions over since `sessions_before`; and the failed logins before `failures_before`; and
+/// what upstreams told before `notices_before`. Returns whether there may be more.
 ///
 /// # Errors
 /// [`crate::port::Fault`].
@@ -18,6 +19,7 @@ pub fn sweep(
     keys_before: Timestamp,
     sessions_before: Timestamp,
     failures_before: Timestamp,
+    notices_before: Timestamp,
 ) -> Decision<bool, Infallible> {
     tx.execute("delete from login_failures where at < $1", &[failures_before.into()])?;
     let keys = first_at(keys_before);
@@ -34,6 +36,12 @@ pub fn sweep(
         "delete from sessions where id in (
              select id from sessions where expires_at < $1 and id > $2 order by id limit $3)",
         &[sessions_before.into(), sessions.as_bytes().into(), PORTION.into()],
+    )?;
+    // The time of a notice is that of its id.
+    let notices = first_at(notices_before);
+    tx.execute(
+        "delete from notices where id in (select id from notices where id < $1 order by id limit $2)",
+        &[notices.as_bytes().into(), PORTION.into()],
     )?;
     Ok(i64::try_from(swept).unwrap_or(0) == PORTION)
 }

@@ -1,6 +1,6 @@
 //! Keys the platform makes for itself, wrapped by the master key; shared by all nodes of a database.
 
-use crate::port::{Decision, Fault, Snapshot, Tx, collect};
+use crate::port::{Decision, Fault, Row, Snapshot, Tx, collect, refuse};
 use domain::time::Timestamp;
 use domain::words;
 use std::convert::Infallible;
@@ -12,6 +12,8 @@ words! {
         Token = "token",
         /// Signs the traveller's links.
         Link = "link",
+        /// Seals what lets one in at upstreams.
+        Connection = "connection",
     }
 }
 
@@ -26,6 +28,10 @@ pub struct SecretKey {
     pub wrapped: Vec<u8>,
 }
 
+fn secret_key(row: &dyn Row) -> Result<SecretKey, Fault> {
+    Ok(SecretKey { purpose: row.text(0)?.parse()?, version: row.int(1)?, wrapped: row.bytes(2)?.to_vec() })
+}
+
 /// All keys that still verify, oldest first.
 ///
 /// # Errors
@@ -35,8 +41,46 @@ pub fn all(snapshot: &mut dyn Snapshot) -> Result<Vec<SecretKey>, Fault> {
         snapshot,
         "select purpose, version, wrapped from secret_keys where retired_at is null order by purpose, version",
         &[],
-        |row| Ok(SecretKey { purpose: row.text(0)?.parse()?, version: row.int(1)?, wrapped: row.bytes(2)?.to_vec() }),
+        secret_key,
     )
+}
+
+/// All keys, retired ones too.
+///
+/// # Errors
+/// [`Fault`].
+pub fn every(snapshot: &mut dyn Snapshot) -> Result<Vec<SecretKey>, Fault> {
+    collect(snapshot, "select purpose, version, wrapped from secret_keys order by purpose, version", &[], secret_key)
+}
+
+/// There are other keys than those that were to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeysChanged;
+
+/// Replaces all keys by themselves, wrapped otherwise: all of them or none.
+///
+/// # Errors
+/// [`KeysChanged`].
+pub fn replace(tx: &mut dyn Tx, keys: &[(SecretKey, SecretKey)]) -> Decision<(), KeysChanged> {
+    let there = every(tx)?;
+    if there.len() != keys.len() {
+        return refuse(KeysChanged);
+    }
+    for (old, new) in keys {
+        let replaced = tx.execute(
+            "update secret_keys set wrapped = $1 where purpose = $2 and version = $3 and wrapped = $4",
+            &[
+                new.wrapped.as_slice().into(),
+                new.purpose.word().into(),
+                new.version.into(),
+                old.wrapped.as_slice().into(),
+            ],
+        )?;
+        if replaced != 1 {
+            return refuse(KeysChanged);
+        }
+    }
+    Ok(())
 }
 
 /// Adds a key, unless there is one of this version already: then another node was faster.

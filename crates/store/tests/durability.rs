@@ -516,7 +516,7 @@ fn keys_beyond_memory_are_found_on_disk_and_after_a_restart() {
     remember(shop.db(), many + 1..many + 2);
     let moved = rows(&shop, "idempotency_index");
     for _ in 0..3 {
-        shop.db().write(move |tx| store::retention::sweep(tx, before, before, before)).unwrap();
+        shop.db().write(move |tx| store::retention::sweep(tx, before, before, before, before)).unwrap();
     }
     assert_eq!(recalled(shop.db(), 0), None);
     assert_eq!(rows(&shop, "idempotency_index"), moved - 3_000);

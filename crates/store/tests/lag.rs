@@ -207,7 +207,7 @@ fn the_index_of_the_first_schema_is_made_anew() {
     let raw = shop.raw();
     // As the first version left it: the index inside, and no table of early ICCIDs.
     raw.execute_batch(
-        "drop table early_iccids; alter table jobs drop column lease;
+        "drop table connections; drop table notices; drop table early_iccids; alter table jobs drop column lease;
          alter table placements drop column upstream_order; alter table esims drop column upstream_handle;
          create table index_entries (tenant_id blob not null, mode text not null, kind text not null, key text not null,
              id blob not null, primary key (tenant_id, mode, kind, key, id)) without rowid;

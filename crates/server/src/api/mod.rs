@@ -11,3 +11,4 @@ pub mod plans;
 pub mod process;
 pub mod top_up;
 pub mod traveller;
+pub mod upstream_notice;

@@ -2,9 +2,11 @@
 
 pub mod account;
 pub mod audit_log;
+pub mod connections;
 pub mod inquiries;
 pub mod jobs;
 pub mod ledger;
+pub mod notices;
 pub mod orders;
 pub mod plans;
 pub mod sandbox;

@@ -130,7 +130,7 @@ pub async fn import(call: OperatorCall) -> Result<Answer, Problem> {
 fn read(call: &OperatorCall, index: usize, values: &Values) -> Result<Plan, Problem> {
     let fault = |name: &str, code, message: &str| Problem::field(&format!("plans[{index}].{name}"), code, message);
     let provider = values.required_text("provider");
-    if !call.platform.upstreams.contains_key(&provider) {
+    if call.platform.upstreams.get(&provider).is_none() {
         return Err(fault("provider", "not_in_list", "is no provider that is set up here"));
     }
     let currency: Currency = match values.text("currency") {

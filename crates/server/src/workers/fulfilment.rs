@@ -1,7 +1,8 @@
 //! Takes due jobs up, asks the upstreams, and records what they say. A new job starts at once, because
 //! its commit wakes this loop; without jobs it sleeps.
 
-use crate::platform::{Platform, Upstreams};
+use crate::platform::Platform;
+use crate::upstreams::Upstreams;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Patience, Step};
 use domain::id::JobId;
 use domain::time::Timestamp;
@@ -75,7 +76,7 @@ async fn renew(platform: Arc<Platform>, in_hand: InHand) {
 pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
     let most = platform.config.fulfilment.in_flight_per_upstream;
     let places = Arc::new(Semaphore::new(most));
-    let able = Able(Arc::new(platform.upstreams.clone()));
+    let able = Able(Arc::clone(&platform.upstreams));
     let in_hand = InHand::default();
     tokio::spawn(renew(Arc::clone(&platform), Arc::clone(&in_hand)));
     loop {
@@ -133,18 +134,11 @@ pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
             biased;
             () = platform.stopped() => break,
             () = ready => {}
-            () = sleep_until(&platform, next) => {}
+            () = super::sleep_until(&platform, next) => {}
         }
     }
     // Every place comes back when its step is recorded.
     let _ = places.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
-}
-
-async fn sleep_until(platform: &Platform, at: Option<Timestamp>) {
-    match at {
-        Some(at) => platform.clock.sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Leased>, Option<Timestamp>), Fault> {
@@ -199,7 +193,7 @@ fn patience(platform: &Platform, capabilities: Capabilities) -> Patience {
 }
 
 async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step: Step) -> Decision<(), LeaseLost> {
-    let Some(upstream) = platform.upstreams.get(&placement.provider).cloned() else {
+    let Some(upstream) = platform.upstreams.get(&placement.provider) else {
         return not_set_up(platform, leased, &placement.provider).await;
     };
     let patience = patience(platform, upstream.capabilities());

@@ -9,6 +9,9 @@ use store::{retention, secret_key, top_up};
 /// Milliseconds between two rounds.
 const ROUND_MS: i64 = 60_000;
 
+/// How long it is known what upstreams told, milliseconds: 30 days.
+const NOTICES_KEPT_MS: i64 = 30 * 86_400_000;
+
 /// Runs until the process stops.
 pub async fn run(platform: Arc<Platform>) {
     loop {
@@ -30,6 +33,7 @@ pub async fn round(platform: &Platform) {
     let now = platform.clock.now();
     let keys_before = now.plus_millis(-i64::from(platform.config.idempotency.keep_hours) * 3_600_000);
     let sessions_before = now.plus_millis(-86_400_000);
+    let notices_before = now.plus_millis(-NOTICES_KEPT_MS);
     let auth = &platform.config.auth;
     let failures_before = now.plus_millis(-i64::from(auth.login_window_minutes) * 60_000);
     let tokens_before = now.plus_millis(-i64::from(auth.token_hours) * 3_600_000);
@@ -39,7 +43,8 @@ pub async fn round(platform: &Platform) {
         tracing::warn!(?failure, "superseded keys could not be retired");
     }
     loop {
-        let sweep = move |tx: &mut dyn Tx| retention::sweep(tx, keys_before, sessions_before, failures_before);
+        let sweep =
+            move |tx: &mut dyn Tx| retention::sweep(tx, keys_before, sessions_before, failures_before, notices_before);
         match platform.store.write(sweep).await {
             Ok(true) => {}
             Ok(false) => break,

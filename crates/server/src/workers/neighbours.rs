@@ -33,6 +33,7 @@ async fn look(platform: &Platform, plans: &mut Option<String>) -> Result<(), Fau
         *plans = version;
         platform.price_lists.changed();
     }
+    platform.upstreams.reload(platform).await?;
     for orders in platform.waiters.orders().chunks(MOST_LOOKED_AT) {
         let orders = orders.to_vec();
         let finished = platform.store.read(move |snapshot| finished_of(snapshot, &orders)).await?;

@@ -126,7 +126,8 @@ where
         let store = Store::new(sqlite);
         let network = Network { world: Arc::clone(world), clock: Arc::new(clock) };
         network.go_on();
-        let upstreams = [(store::checkout::SANDBOX.to_owned(), Arc::new(network) as Arc<dyn Upstream>)].into();
+        let upstreams: std::collections::BTreeMap<_, _> =
+            [(store::checkout::SANDBOX.to_owned(), Arc::new(network) as Arc<dyn Upstream>)].into();
         let keyring = Keyring::load(&store, &master).await.expect("the keys of the first start");
         let parts = Parts {
             base_url: "http://simulated".to_owned(),
@@ -137,7 +138,7 @@ where
             keyring: Arc::new(RwLock::new(keyring)),
             master,
             sandbox: world.sandbox.clone(),
-            upstreams,
+            upstreams: upstreams.into(),
             currency: Currency::USD,
         };
         let node = Node::start(parts).await.expect("a node");

@@ -4,9 +4,10 @@
 use crate::clock::pause;
 use crate::world::World;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, Outcome};
+use domain::offer::Offer;
 use domain::time::Timestamp;
 use providers::callback::{Callback, CallbackRefusal, Notice};
-use providers::offer::{Balance, Offer, Usage};
+use providers::offer::{Balance, Usage};
 use providers::{AddOn, Answer, Heard, Purchase, Reading, Services, SoldEsim, Upstream};
 use server::clock::Clock;
 use std::sync::Arc;

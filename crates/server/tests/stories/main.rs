@@ -12,6 +12,7 @@ mod telling;
 mod account;
 mod balance;
 mod checkout;
+mod connections;
 mod contact;
 mod conventions;
 mod export;

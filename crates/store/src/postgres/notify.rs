@@ -34,6 +34,7 @@ struct News {
     jobs: bool,
     access: bool,
     plans: bool,
+    connections: bool,
     orders: BTreeSet<OrderId>,
 }
 
@@ -44,6 +45,7 @@ impl News {
                 Event::JobReady => self.jobs = true,
                 Event::AccessChanged => self.access = true,
                 Event::PlansChanged => self.plans = true,
+                Event::ConnectionsChanged => self.connections = true,
                 Event::OrderChanged(order) => {
                     self.orders.insert(*order);
                 }
@@ -55,7 +57,7 @@ impl News {
     /// As payloads: the node, then one word for each thing.
     fn payloads(&self, node: &str) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
-        for (is_new, word) in [(self.jobs, "j"), (self.access, "a"), (self.plans, "p")] {
+        for (is_new, word) in [(self.jobs, "j"), (self.access, "a"), (self.plans, "p"), (self.connections, "c")] {
             words.extend(is_new.then(|| word.to_owned()));
         }
         words.extend(self.orders.iter().map(|order| format!("o{}", order.uuid().simple())));
@@ -82,6 +84,7 @@ fn events(payload: &str, node: &str) -> Vec<Event> {
         "j" => Some(Event::JobReady),
         "a" => Some(Event::AccessChanged),
         "p" => Some(Event::PlansChanged),
+        "c" => Some(Event::ConnectionsChanged),
         _ => {
             let order = Uuid::try_parse(word.strip_prefix('o')?).ok()?;
             Some(Event::OrderChanged(OrderId::new(order)))
@@ -110,7 +113,12 @@ impl Neighbours {
                 Ok((mut link, heard)) => {
                     self.compare_clocks(&mut link);
                     // Whatever was told meanwhile was missed.
-                    (self.tell)(&[Event::JobReady, Event::AccessChanged, Event::PlansChanged]);
+                    (self.tell)(&[
+                        Event::JobReady,
+                        Event::AccessChanged,
+                        Event::PlansChanged,
+                        Event::ConnectionsChanged,
+                    ]);
                     if let Ok(()) = self.talk(&mut link, heard) {
                         return;
                     }
@@ -213,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_one_node_tells_another_hears_and_it_does_not_itself() {
-        let told: Vec<Event> = [Event::JobReady, Event::AccessChanged, Event::PlansChanged]
+        let told: Vec<Event> = [Event::JobReady, Event::AccessChanged, Event::PlansChanged, Event::ConnectionsChanged]
             .into_iter()
             .chain((1..1_000).map(order))
             .collect();

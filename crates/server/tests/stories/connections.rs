@@ -1,0 +1,254 @@
+//! Connections: the operator connects accounts at upstreams, and partners buy through them. Each upstream is its
+//! simulator, over real HTTP and under the stage's clock.
+
+use crate::acts::{done, rows, string, the_ledger_is_clean};
+use crate::stage::{Caller, Stage};
+use domain::time::Timestamp;
+use providers::sandbox::DELIVERS;
+use providers::simulator::shop::{Shop, ShopOptions};
+use providers::simulator::{Credentials, Now, Simulator, WORDS, dialect};
+use serde_json::{Value, json};
+use server::clock::Clock;
+use std::path::Path;
+use std::sync::Arc;
+
+const ACCOUNT: &str = "account-of-the-story";
+/// From sale to delivery.
+const DELAY_MS: i64 = 3_000;
+
+/// A simulated upstream, and what the operator enters to connect it.
+pub struct Supplier {
+    pub word: &'static str,
+    simulator: Simulator,
+    secret: String,
+    client: reqwest::Client,
+}
+
+impl Supplier {
+    pub async fn of(stage: &Stage, word: &'static str) -> Self {
+        let secret = format!("{:016x}{:016x}", std::process::id(), 0x5eed_u32);
+        let salt = "00112233445566778899aabbccddeeff".to_owned();
+        let credentials = Credentials { account: ACCOUNT.to_owned(), secret: secret.clone(), salt };
+        let options = ShopOptions { seed: 7, delay_ms: DELAY_MS, balance_cents: 100_000, callback_url: String::new() };
+        let shop = Shop::open(Path::new(""), options).expect("a shop");
+        let clock = stage.clock.clone();
+        let now: Now = Arc::new(move || -> Timestamp { clock.now() });
+        let dialect = dialect(word, credentials).expect("a dialect");
+        let simulator = Simulator::start(([127, 0, 0, 1], 0).into(), dialect, shop, now).await.expect("a simulator");
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        Self { word, simulator, secret, client }
+    }
+
+    fn base_url(&self) -> String {
+        let path = match self.word {
+            "esim-go" => "/v2.4",
+            "tgt" => "/openapi",
+            _ => "",
+        };
+        format!("http://{}{path}", self.simulator.address())
+    }
+
+    fn credentials(&self, secret: &str) -> Value {
+        match self.word {
+            "esim-access" => json!({"accessCode": ACCOUNT, "secretKey": secret}),
+            "airalo" => json!({"clientId": ACCOUNT, "clientSecret": secret}),
+            "esim-go" => json!({"apiKey": secret, "refunds": true}),
+            "microesim" => {
+                json!({"account": ACCOUNT, "secret": secret, "salt": "00112233445566778899aabbccddeeff"})
+            }
+            "tgt" => json!({"account": ACCOUNT, "secret": secret, "currency": "USD"}),
+            _ => json!({"account": ACCOUNT, "secret": secret}),
+        }
+    }
+
+    /// The body of the connection that leads here.
+    pub fn connection(&self, name: &str) -> Value {
+        json!({
+            "name": name, "provider": self.word, "baseUrl": self.base_url(),
+            "credentials": self.credentials(&self.secret),
+        })
+    }
+
+    /// Connects and enables it. Returns its path in the operator API.
+    pub async fn connected(&self, operator: &Caller, name: &str) -> String {
+        let made = operator.post("/api/operator/connections", self.connection(name)).await.ok(201);
+        let path = format!("/api/operator/connections/{}", string(&made["connection"]["id"]));
+        done(&operator.post(&format!("{path}/enable"), json!({})).await);
+        path
+    }
+
+    /// What it sold.
+    pub async fn sales(&self) -> Vec<Value> {
+        let url = format!("http://{}/simulator/sales", self.simulator.address());
+        let text = self.client.get(url).send().await.expect("an answer").text().await.expect("an answer");
+        let answer: Value = serde_json::from_str(&text).expect("JSON");
+        answer["sales"].as_array().expect("sales").clone()
+    }
+}
+
+/// A plan of a connection, as the operator takes it in by hand.
+fn plan(connection: &str, upstream_plan_id: &str) -> Value {
+    json!({"plans": [{
+        "provider": connection, "upstreamPlanId": upstream_plan_id, "name": "Thailand 3 GB", "type": "local",
+        "countries": ["TH"], "dataMb": 3072, "validityDays": 7, "price": 5,
+    }]})
+}
+
+/// Moves the clock on until the order is final.
+pub async fn settled(stage: &Stage, caller: &Caller, order: &str) -> Value {
+    for _ in 0..400 {
+        let found = caller.get(&format!("/api/tenant/orders/{order}")).await.ok(200)["order"].clone();
+        if found["status"] != "processing" {
+            return found;
+        }
+        stage.clock.advance(500);
+        tokio::task::yield_now().await;
+        stage.quiet().await;
+    }
+    panic!("order {order} did not become final");
+}
+
+#[tokio::test]
+async fn partners_buy_through_every_upstream_that_is_connected() {
+    let stage = Stage::start().await;
+    let operator = stage.operator().await;
+    let partner = stage.partner_with("100").await;
+    for (number, word) in WORDS.into_iter().enumerate() {
+        let supplier = Supplier::of(&stage, word).await;
+        let name = format!("supplier-{number}");
+        supplier.connected(&operator, &name).await;
+        let plans = plan(&name, DELIVERS);
+        done(&operator.post("/api/operator/plans/import", plans).await);
+        let listed = partner.get("/api/tenant/available-plans?q=Thailand").await.ok(200);
+        let bought = rows(&listed).pop().expect("a plan");
+        let body = json!({"items": [{"planId": bought["id"], "quantity": 2}], "email": "traveller@example.com"});
+        let data = partner.post("/api/tenant/orders/checkout", body).await.ok(201);
+        let order = string(&data["orders"][0]["id"]);
+        let order = settled(&stage, &partner, &order).await;
+        assert_eq!(order["status"], "completed", "{word}: {order}");
+        for esim in order["esims"].as_array().expect("eSIMs") {
+            assert!(string(&esim["activationCode"]).starts_with("LPA:1$"), "{word}: {esim}");
+        }
+        let sales = supplier.sales().await;
+        assert!(!sales.is_empty(), "{word}");
+        assert!(!json!(sales).to_string().contains("traveller@example.com"), "{word} learned of a traveller");
+        // So that the next supplier's plan is found.
+        let path = format!("/api/operator/plans/{}/withdraw", string(&bought["id"]));
+        done(&operator.post(&path, json!({})).await);
+    }
+    assert_eq!(partner.balance().await, "40");
+    the_ledger_is_clean(&operator).await;
+}
+
+#[tokio::test]
+async fn credentials_are_tried_and_never_shown() {
+    let stage = Stage::start().await;
+    let operator = stage.operator().await;
+    for (number, word) in WORDS.into_iter().enumerate() {
+        let supplier = Supplier::of(&stage, word).await;
+        let made = operator.post("/api/operator/connections", supplier.connection(&format!("the-{number}"))).await;
+        let connection = made.ok(201)["connection"].clone();
+        let path = format!("/api/operator/connections/{}", string(&connection["id"]));
+        assert_eq!(connection["enabled"], false);
+        let verified = operator.post(&format!("{path}/verify"), json!({})).await;
+        let verification = verified.ok(200)["connection"]["verification"].clone();
+        assert_eq!(verification["letIn"], true, "{word}: {verification}");
+        // TSIM tells no balance; what it lists proves as well that it let us in.
+        assert_eq!(verification["balance"].is_null(), word == "tsim", "{word}: {verification}");
+        if word != "tsim" {
+            assert_eq!(verification["balance"]["amount"].as_f64(), Some(1_000.0), "{word}");
+        }
+        let wrong = supplier.credentials("00000000000000000000000000000000");
+        let changed = operator.patch(&path, json!({"credentials": wrong})).await;
+        done(&changed);
+        let refused = operator.post(&format!("{path}/verify"), json!({})).await;
+        assert_eq!(refused.ok(200)["connection"]["verification"]["letIn"], false, "{word}");
+        let list = operator.get("/api/operator/connections").await;
+        let log = operator.get("/api/operator/audit-log").await;
+        for reply in [&made, &verified, &changed, &refused, &list, &log] {
+            assert!(!reply.text().contains(&supplier.secret), "{word} shows its secret: {}", reply.text());
+        }
+        // Nor does the database have it in clear.
+        let stored = stage.stored().await;
+        let rows = stored.read(store::connection::all).await.expect("connections");
+        let secret = supplier.secret.as_bytes();
+        assert!(rows.iter().all(|row| !row.sealed.bytes.windows(secret.len()).any(|part| part == secret)));
+    }
+}
+
+#[tokio::test]
+async fn connections_that_make_no_sense_are_refused() {
+    let stage = Stage::start().await;
+    let operator = stage.operator().await;
+    let supplier = Supplier::of(&stage, "tsim").await;
+    let path = "/api/operator/connections";
+    let with = |name: &str, value: Value| {
+        let mut body = supplier.connection("a-name");
+        body[name] = value;
+        body
+    };
+    for (body, fault) in [
+        (with("name", json!("Upper")), "name malformed"),
+        (with("name", json!("sandbox")), "name malformed"),
+        (with("provider", json!("acme")), "provider not_in_list"),
+        (with("baseUrl", json!("ftp://example.com")), "baseUrl malformed"),
+        (with("baseUrl", json!("https://user:pass@example.com")), "baseUrl malformed"),
+        (with("baseUrl", json!("no address")), "baseUrl malformed"),
+        (with("proxyUrl", json!("no address")), "proxyUrl malformed"),
+        (with("credentials", json!({"account": "a"})), "credentials.secret required"),
+        (
+            with("credentials", json!({"account": "a", "secret": "b", "apiKey": "c"})),
+            "credentials.apiKey unknown_field",
+        ),
+        (with("credentials", json!({"account": "a", "secret": "b", "other": "c"})), "credentials.other unknown_field"),
+    ] {
+        assert_eq!(operator.post(path, body.clone()).await.faults(), [fault], "{body}");
+    }
+    assert_eq!(rows(&operator.get(path).await.ok(200)), Vec::<Value>::new());
+    let made = operator.post(path, supplier.connection("one")).await.ok(201);
+    operator.post(path, supplier.connection("one")).await.refused(409, "name_taken");
+    let one = format!("{path}/{}", string(&made["connection"]["id"]));
+    // The old credentials do not follow the connection to another address.
+    let moved = operator.patch(&one, json!({"baseUrl": "https://elsewhere.example"})).await;
+    assert_eq!(moved.faults(), ["credentials required"]);
+    let proxied = operator.patch(&one, json!({"proxyUrl": "http://elsewhere.example"})).await;
+    assert_eq!(proxied.faults(), ["credentials required"]);
+    operator.post(&format!("{one}/disable"), json!({})).await.refused(409, "already_decided");
+    done(&operator.post(&format!("{one}/enable"), json!({})).await);
+    operator.post(&format!("{one}/enable"), json!({})).await.refused(409, "already_decided");
+}
+
+#[tokio::test]
+async fn news_of_an_upstream_are_kept_once_and_only_when_they_are_signed() {
+    let stage = Stage::start().await;
+    let operator = stage.operator().await;
+    let partner = stage.partner_with("100").await;
+    let supplier = Supplier::of(&stage, "microesim").await;
+    let path = supplier.connected(&operator, "micro").await;
+    done(&operator.post("/api/operator/plans/import", plan("micro", DELIVERS)).await);
+    let listed = partner.get("/api/tenant/available-plans?q=Thailand").await.ok(200);
+    let bought = rows(&listed).pop().expect("a plan");
+    let body = json!({"items": [{"planId": bought["id"], "quantity": 1}]});
+    let order = string(&partner.post("/api/tenant/orders/checkout", body).await.ok(201)["orders"][0]["id"]);
+    let order = settled(&stage, &partner, &order).await;
+    assert_eq!(order["status"], "completed");
+    // Its simulator tells it by itself, at the address it was given with the order.
+    let heard = loop {
+        let heard = rows(&operator.get("/api/operator/notices").await.ok(200));
+        if !heard.is_empty() {
+            break heard;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    assert_eq!(heard[0]["connection"], "micro");
+    let text = json!(heard).to_string();
+    assert!(!text.contains("LPA:1$"), "a notice is kept without what installs an eSIM: {text}");
+    // Somebody else who found the address, and somebody who did not.
+    let connection = operator.get(&path).await.ok(200)["connection"].clone();
+    let url = string(&connection["callbackUrl"]);
+    let address = url.strip_prefix(&stage.url).expect("an address of ours").to_owned();
+    let stranger = stage.stranger();
+    stranger.post(&address, json!({"orderNo": "forged"})).await.refused(404, "not_found");
+    stranger.post("/api/webhooks/upstream/AAAA", json!({})).await.refused(404, "not_found");
+    assert_eq!(rows(&operator.get("/api/operator/notices").await.ok(200)).len(), heard.len());
+}
