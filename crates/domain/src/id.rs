@@ -98,6 +98,8 @@ ids! {
     InquiryId,
     /// A record of an operator's change.
     AuditId,
+    /// A rule of what is put on top of a cost.
+    MarkupId,
 }
 
 const POSITION_MASK: u128 = 0xFFFF;

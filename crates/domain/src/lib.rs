@@ -15,6 +15,7 @@ pub mod offer;
 pub mod oracle;
 pub mod order;
 pub mod plan;
+pub mod pricing;
 pub mod tenant;
 pub mod time;
 pub mod top_up;
