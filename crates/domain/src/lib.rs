@@ -17,6 +17,7 @@ pub mod oracle;
 pub mod order;
 pub mod plan;
 pub mod pricing;
+pub mod routing;
 pub mod tenant;
 pub mod time;
 pub mod top_up;
