@@ -102,6 +102,8 @@ ids! {
     ConnectionId,
     /// Something an upstream told by itself.
     NoticeId,
+    /// A rule of what is put on top of a cost.
+    MarkupId,
 }
 
 const POSITION_MASK: u128 = 0xFFFF;

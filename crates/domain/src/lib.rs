@@ -3,6 +3,7 @@
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+pub mod breaker;
 pub mod checkout;
 pub mod connection;
 pub mod contact;
@@ -16,6 +17,8 @@ pub mod offer;
 pub mod oracle;
 pub mod order;
 pub mod plan;
+pub mod pricing;
+pub mod routing;
 pub mod tenant;
 pub mod time;
 pub mod top_up;
