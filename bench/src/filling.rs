@@ -246,7 +246,7 @@ impl Filling {
             let last = self.is_done();
             let now = self.clock.now();
             let keys_before = now.plus_millis(-self.keep_keys_ms);
-            let sweep = move |tx: &mut dyn Tx| retention::sweep(tx, keys_before, now, now);
+            let sweep = move |tx: &mut dyn Tx| retention::sweep(tx, keys_before, now, now, now);
             while self.store.write(sweep).await.map_err(|failure| format!("nothing was swept: {failure:?}"))? {}
             if last {
                 return Ok(());
