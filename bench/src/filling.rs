@@ -181,7 +181,7 @@ impl Filling {
     async fn deliver(self: Arc<Self>) -> Outcome<()> {
         let able = self.sandbox.capabilities();
         while !self.is_done() {
-            let claim = move |tx: &mut dyn Tx| claim_jobs(tx, &Able(able), CLAIM, 2 * SPAN_MS);
+            let claim = move |tx: &mut dyn Tx| claim_jobs(tx, &Able(able), SANDBOX, CLAIM, 2 * SPAN_MS);
             let claimed = self.store.write(claim).await;
             let leased = claimed.map_err(|failure| format!("no jobs were taken up: {failure:?}"))?;
             if leased.is_empty() {
@@ -215,7 +215,11 @@ impl Filling {
         if !matches!(sale.meaning, Sale::Done { .. }) {
             return Err(format!("order {} was not delivered: {}", leased.order, sale.raw).into());
         }
-        let patience = Patience { capabilities: self.sandbox.capabilities(), most_failures: self.most_failures };
+        let patience = Patience {
+            capabilities: self.sandbox.capabilities(),
+            most_failures: self.most_failures,
+            longest_ms: i64::MAX,
+        };
         let (heard, needs) = (Heard::Place(sale.meaning), needs_of_answer(&leased));
         let record = move |tx: &mut dyn Tx| record_answer(tx, &leased, &heard, &sale.raw, None, patience);
         let recorded = self.store.write_needing(needs, record).await;

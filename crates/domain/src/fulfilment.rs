@@ -240,6 +240,8 @@ pub struct Patience {
     pub capabilities: Capabilities,
     /// Failed tries in a row before the operator is asked.
     pub most_failures: u32,
+    /// Milliseconds after its order was paid until the operator is asked what becomes of a placement that may be sold.
+    pub longest_ms: i64,
 }
 
 /// Look-ups that must agree before "not found" is believed.
@@ -248,6 +250,36 @@ const AGREEING_LOOK_UPS: u32 = 2;
 const MOST_CANNOT_TELL: u32 = 3;
 /// Milliseconds from a lost answer to the first look-up.
 const FIRST_LOOK_UP_MS: i64 = 100;
+
+/// Purchases of one order that were left behind as never sold, before a person looks why that goes on.
+const MOST_ABANDONED: u32 = 3;
+
+/// Bounds what would go on for ever: an upstream that is always still working on an order, or that never knows of a
+/// purchase. `age_ms` is the order's, `abandoned` how many of its placements were left behind before.
+#[must_use]
+pub fn bounded(
+    progress: Progress,
+    ruling: Ruling,
+    age_ms: i64,
+    abandoned: u32,
+    patience: Patience,
+) -> (Progress, Ruling) {
+    let late = age_ms >= patience.longest_ms;
+    let may_be_sold = matches!(progress.state, PlacementState::Accepted | PlacementState::Unknown);
+    let hours = patience.longest_ms.checked_div(3_600_000).unwrap_or(0);
+    match ruling {
+        Ruling::Again(_) if late && may_be_sold => {
+            let reason = format!("the upstream neither delivered nor refused within {hours} hours");
+            (progress, Ruling::AskOperator { reason })
+        }
+        Ruling::PlaceAgain if late || abandoned >= MOST_ABANDONED => {
+            let reason = "purchases get lost again and again; was none of them sold?".to_owned();
+            // It stays what it was, so that the operator can say what became of it.
+            (Progress { state: PlacementState::Unknown, ..progress }, Ruling::AskOperator { reason })
+        }
+        ruling => (progress, ruling),
+    }
+}
 
 /// Rules on the answer to a purchase.
 #[must_use]
@@ -382,7 +414,34 @@ mod tests {
             settle_after_ms: 7_000,
         },
         most_failures: 3,
+        longest_ms: 3_600_000,
     };
+
+    #[test]
+    fn nothing_goes_on_for_ever() {
+        let of = |state| Progress { state, ..Progress::FRESH };
+        let hour = PATIENCE.longest_ms;
+        for state in [PlacementState::Accepted, PlacementState::Unknown] {
+            let again = Ruling::Again(NOW);
+            assert_eq!(bounded(of(state), again.clone(), hour - 1, 9, PATIENCE), (of(state), again.clone()));
+            let (progress, ruling) = bounded(of(state), again, hour, 0, PATIENCE);
+            assert_eq!(progress.state, state);
+            assert!(matches!(ruling, Ruling::AskOperator { .. }));
+        }
+        // One that says "try later" sold nothing, and has a bound of its own.
+        let waiting = bounded(of(PlacementState::Waiting), Ruling::Again(NOW), hour, 0, PATIENCE);
+        assert_eq!(waiting.1, Ruling::Again(NOW));
+        let abandoned = of(PlacementState::Abandoned);
+        assert_eq!(bounded(abandoned, Ruling::PlaceAgain, 0, 2, PATIENCE), (abandoned, Ruling::PlaceAgain));
+        for (age, before) in [(0, 3), (hour, 0)] {
+            let (progress, ruling) = bounded(abandoned, Ruling::PlaceAgain, age, before, PATIENCE);
+            assert_eq!(progress.state, PlacementState::Unknown, "the operator can still resolve it");
+            assert!(matches!(ruling, Ruling::AskOperator { .. }));
+        }
+        let delivered = Ruling::Deliver(Vec::new());
+        let done = of(PlacementState::Done);
+        assert_eq!(bounded(done, delivered.clone(), i64::MAX, 9, PATIENCE), (done, delivered));
+    }
 
     #[test]
     fn what_a_worker_does_first() {

@@ -6,6 +6,7 @@ use domain::time::Timestamp;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Url};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How an upstream is reached.
@@ -50,7 +51,11 @@ impl std::fmt::Debug for Call {
 pub struct Connection {
     client: Client,
     base_url: Url,
+    watcher: Option<Watcher>,
 }
+
+/// Whoever is told after each call whether the upstream was there: it answered, and not that it is broken itself.
+pub type Watcher = Arc<dyn Fn(bool) + Send + Sync>;
 
 /// A request to be sent.
 #[derive(Clone)]
@@ -214,11 +219,25 @@ impl Connection {
             client = client.proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| error.to_string())?);
         }
         let client = client.build().map_err(|error| error.to_string())?;
-        Ok(Self { client, base_url })
+        Ok(Self { client, base_url, watcher: None })
+    }
+
+    /// The same, watched.
+    #[must_use]
+    pub fn watched(self, watcher: Watcher) -> Self {
+        Self { watcher: Some(watcher), ..self }
     }
 
     /// Sends a request and waits for the whole answer. `now` is what a `Retry-After` in seconds counts from.
     pub async fn send(&self, now: Timestamp, call: Call) -> Sent {
+        let sent = self.exchange(now, call).await;
+        if let Some(watcher) = &self.watcher {
+            watcher(matches!(&sent, Sent::Answered(answered) if answered.status < 500));
+        }
+        sent
+    }
+
+    async fn exchange(&self, now: Timestamp, call: Call) -> Sent {
         let not_sent = |reason: &str| Sent::NotSent { reason: reason.to_owned() };
         let Some(headers) = headers(&call) else { return not_sent("a header cannot be sent") };
         let Ok(url) = self.base_url.join(&call.path) else { return not_sent("the path cannot be sent") };

@@ -306,6 +306,8 @@ pub struct Fulfilment {
     pub in_flight_per_upstream: usize,
     /// Attempts before a job is dead.
     pub max_attempts: u32,
+    /// Hours until the operator is asked about what may be sold.
+    pub patience_hours: u32,
 }
 
 /// Stored answers.

@@ -11,6 +11,7 @@ pub mod database;
 pub mod entrance;
 pub mod fields;
 pub mod first_start;
+pub mod gate;
 pub mod json;
 pub mod keyring;
 pub mod limits;
@@ -152,18 +153,7 @@ impl App {
         let upstreams: BTreeMap<_, _> =
             [(store::checkout::SANDBOX.to_owned(), Arc::new(sandbox.clone()) as Arc<dyn Upstream>)].into();
         let base_url = config.base_url(address);
-        let parts = Parts {
-            config,
-            base_url,
-            store,
-            clock,
-            keyring,
-            master,
-            hasher,
-            sandbox,
-            upstreams: upstreams.into(),
-            currency,
-        };
+        let parts = Parts { config, base_url, store, clock, keyring, master, hasher, sandbox, upstreams, currency };
         let node = Node::start(parts).await?;
         let admin_address = admin.as_ref().map(|(_, address)| *address);
         let mut app = Self { node, address, admin_address, made, data_dir };

@@ -13,9 +13,12 @@ use crate::stop::Stop;
 use crate::upstreams::Upstreams;
 use crate::waiters::Waiters;
 use crate::workers;
+use crate::workers::fulfilment::Bells;
 use crate::workers::indexer::Tail;
 use domain::money::Currency;
+use providers::Upstream;
 use providers::sandbox::Sandbox;
+use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use store::Store;
 use store::port::Event;
@@ -40,8 +43,8 @@ pub struct Parts {
     pub hasher: Hasher,
     /// The sandbox's world, for the operator.
     pub sandbox: Sandbox,
-    /// The upstreams by name.
-    pub upstreams: Upstreams,
+    /// The upstreams inside the process, by name.
+    pub upstreams: BTreeMap<String, Arc<dyn Upstream>>,
     /// The billing currency of new tenants.
     pub currency: Currency,
 }
@@ -73,6 +76,8 @@ impl Node {
         }
         store.started();
         let stop = Stop::default();
+        let most_calls = config.fulfilment.in_flight_per_upstream;
+        let upstreams = Arc::new(Upstreams::new(upstreams, &clock, most_calls));
         let platform = Arc::new(Platform {
             base_url,
             entrance: Entrance::new(store.clone(), Arc::clone(&keyring)),
@@ -87,7 +92,7 @@ impl Node {
             master,
             hasher,
             sandbox,
-            upstreams: Arc::new(upstreams),
+            upstreams,
             stopping: stop.stopping(),
             currency,
         });
@@ -101,20 +106,19 @@ impl Node {
 
     /// Starts the workers and lets them hear what becomes durable.
     fn work(&mut self) {
-        let job_ready = Arc::new(Notify::new());
+        let bells = Arc::new(Bells::default());
         let tail = Arc::new(Tail::default());
         // What an earlier process left unindexed is not counted; one entry makes the indexer look.
         tail.appended(1);
-        job_ready.notify_one();
         let connections_changed = Arc::new(Notify::new());
         let changed = Arc::clone(&connections_changed);
-        let (ready, grown, platform) = (Arc::clone(&job_ready), Arc::clone(&tail), Arc::downgrade(&self.platform));
+        let (ready, grown, platform) = (Arc::clone(&bells), Arc::clone(&tail), Arc::downgrade(&self.platform));
         self.platform.store.listen(Arc::new(move |events: &[Event]| {
             let Some(platform) = platform.upgrade() else { return };
-            let (mut appended, mut jobs) = (0, false);
+            let mut appended = 0;
             for event in events {
                 match event {
-                    Event::JobReady => jobs = true,
+                    Event::JobReady(lane) => ready.ring(lane),
                     Event::OrderChanged(order) => platform.waiters.changed(*order),
                     Event::Appended(_) => appended += 1,
                     Event::AccessChanged => platform.entrance.access_changed(),
@@ -122,15 +126,12 @@ impl Node {
                     Event::ConnectionsChanged => changed.notify_one(),
                 }
             }
-            if jobs {
-                ready.notify_one();
-            }
             if appended > 0 {
                 grown.appended(appended);
             }
         }));
         let platform = || Arc::clone(&self.platform);
-        self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), job_ready)));
+        self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), bells)));
         self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
         self.tasks.push(tokio::spawn(workers::connections::run(platform(), connections_changed)));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));

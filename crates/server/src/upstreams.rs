@@ -1,13 +1,15 @@
 //! The upstreams this node can ask: the sandbox inside the process, and one adapter for each connection. Whoever changes
 //! a connection changes what is here within a second, on every node.
 
+use crate::clock::Clock;
+use crate::gate::Gate;
 use crate::keyring::{KeyError, Keyring};
 use crate::platform::Platform;
 use domain::connection::Provider;
 use domain::id::ConnectionId;
 use providers::Upstream;
 use providers::airalo::{self, Airalo};
-use providers::connection::{Address, Connection as Wire};
+use providers::connection::{Address, Connection as Wire, Watcher};
 use providers::esim_access::{self, EsimAccess};
 use providers::esim_go::{self, EsimGo};
 use providers::microesim::{self, MicroEsim};
@@ -19,6 +21,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use store::connection::{self, Connection, Sealed, Settings};
 use store::port::Fault;
+use tokio::sync::watch;
 use url::Url;
 
 /// What lets one in at an upstream, in clear: by the names of [`credential_names`].
@@ -87,7 +90,8 @@ pub const fn production_url(provider: Provider) -> &'static str {
     }
 }
 
-/// Makes the adapter of a connection; nothing is sent yet. `notice_url` is our address for its news.
+/// Makes the adapter of a connection; nothing is sent yet. `notice_url` is our address for its news, and the watcher
+/// is told after each call whether the upstream was there.
 ///
 /// # Errors
 /// A line for the operator.
@@ -96,6 +100,7 @@ pub fn adapter(
     settings: &Settings,
     secrets: &Secrets,
     notice_url: String,
+    watcher: Option<Watcher>,
 ) -> Result<Arc<dyn Upstream>, String> {
     let url = |text: &str| Url::parse(text).map_err(|error| format!("{text} is no address: {error}"));
     // A proxy's address may hold a password, which no message may show.
@@ -106,6 +111,10 @@ pub fn adapter(
         time_limit: Duration::from_millis(u64::try_from(settings.time_limit_ms).unwrap_or(30_000)),
     };
     let wire = Wire::new(&address)?;
+    let wire = match watcher {
+        Some(watcher) => wire.watched(watcher),
+        None => wire,
+    };
     let given = |name: &str| secrets.credentials.get(name).cloned();
     let needed = |name: &str| given(name).ok_or_else(|| format!("{name} is missing"));
     Ok(match provider {
@@ -147,6 +156,8 @@ pub struct Connected {
     pub connection: Connection,
     /// Its adapter.
     pub upstream: Arc<dyn Upstream>,
+    /// What stands before it.
+    pub gate: Arc<Gate>,
 }
 
 impl std::fmt::Debug for Connected {
@@ -156,10 +167,10 @@ impl std::fmt::Debug for Connected {
 }
 
 /// The upstreams by name.
-#[derive(Default)]
 pub struct Upstreams {
-    built_in: BTreeMap<String, Arc<dyn Upstream>>,
+    built_in: BTreeMap<String, (Arc<dyn Upstream>, Arc<Gate>)>,
     connected: RwLock<BTreeMap<String, Connected>>,
+    changed: watch::Sender<()>,
 }
 
 impl std::fmt::Debug for Upstreams {
@@ -168,17 +179,30 @@ impl std::fmt::Debug for Upstreams {
     }
 }
 
-impl From<BTreeMap<String, Arc<dyn Upstream>>> for Upstreams {
-    fn from(built_in: BTreeMap<String, Arc<dyn Upstream>>) -> Self {
-        Self { built_in, connected: RwLock::default() }
-    }
-}
-
 impl Upstreams {
+    /// The upstreams inside the process, with so many calls to each at the same time.
+    #[must_use]
+    pub fn new(built_in: BTreeMap<String, Arc<dyn Upstream>>, clock: &Arc<dyn Clock>, most_calls: usize) -> Self {
+        let gated = |(name, upstream)| (name, (upstream, Arc::new(Gate::new(Arc::clone(clock), most_calls, None))));
+        Self {
+            built_in: built_in.into_iter().map(gated).collect(),
+            connected: RwLock::default(),
+            changed: watch::Sender::default(),
+        }
+    }
+
     /// The upstream of a name, whether it sells at the moment or not: what it sold is asked for either way.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<dyn Upstream>> {
-        self.built_in.get(name).cloned().or_else(|| self.connected(name).map(|connected| connected.upstream))
+        let built_in = self.built_in.get(name).map(|(upstream, _)| Arc::clone(upstream));
+        built_in.or_else(|| self.connected(name).map(|connected| connected.upstream))
+    }
+
+    /// The gate before the upstream of a name.
+    #[must_use]
+    pub fn gate(&self, name: &str) -> Option<Arc<Gate>> {
+        let built_in = self.built_in.get(name).map(|(_, gate)| Arc::clone(gate));
+        built_in.or_else(|| self.connected(name).map(|connected| connected.gate))
     }
 
     /// The connection of a name.
@@ -199,6 +223,18 @@ impl Upstreams {
         self.connected.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// The names of all upstreams, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let connected = self.connected.read().unwrap_or_else(PoisonError::into_inner);
+        self.built_in.keys().chain(connected.keys()).cloned().collect()
+    }
+
+    /// Tells when connections were made or changed.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// Reads the connections, and makes the adapters of those that are new or changed. One that did not change keeps
     /// its adapter, with the token and the connections to the upstream it holds.
     ///
@@ -206,6 +242,10 @@ impl Upstreams {
     /// [`Fault`].
     pub async fn reload(&self, platform: &Platform) -> Result<(), Fault> {
         let rows = platform.store.read(connection::all).await?;
+        let before = self.all_connected();
+        if rows.iter().eq(before.iter().map(|connected| &connected.connection)) {
+            return Ok(());
+        }
         let mut fresh = BTreeMap::new();
         for row in rows {
             let kept = self.connected(&row.name).filter(|kept| {
@@ -213,27 +253,39 @@ impl Upstreams {
                     && kept.connection.settings == row.settings
                     && kept.connection.provider == row.provider
             });
-            let upstream = match kept {
-                Some(kept) => kept.upstream,
-                None => match make(platform, &row) {
-                    Ok(upstream) => upstream,
-                    Err(reason) => {
-                        tracing::error!(connection = row.name, reason, "a connection cannot be used");
-                        continue;
-                    }
-                },
+            let made = match kept {
+                Some(kept) => Ok((kept.upstream, kept.gate)),
+                None => make(platform, &row),
             };
-            fresh.insert(row.name.clone(), Connected { connection: row, upstream });
+            match made {
+                Ok((upstream, gate)) => {
+                    fresh.insert(row.name.clone(), Connected { connection: row, upstream, gate });
+                }
+                Err(reason) => tracing::error!(connection = row.name, reason, "a connection cannot be used"),
+            }
         }
         *self.connected.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.changed.send_replace(());
         Ok(())
     }
 }
 
-fn make(platform: &Platform, connection: &Connection) -> Result<Arc<dyn Upstream>, String> {
+fn make(platform: &Platform, connection: &Connection) -> Result<(Arc<dyn Upstream>, Arc<Gate>), String> {
     let secrets =
         platform.with_keyring(|keyring| Secrets::open(keyring, connection)).map_err(|KeyError(reason)| reason)?;
-    adapter(connection.provider, &connection.settings, &secrets, notice_url(platform, connection.id))
+    let Settings { calls_in_flight, calls_per_second, .. } = connection.settings;
+    let most = usize::try_from(calls_in_flight).unwrap_or(1);
+    let notice_url = notice_url(platform, connection.id);
+    // What the adapter declares is asked of one that watches nobody.
+    let plain = adapter(connection.provider, &connection.settings, &secrets, notice_url.clone(), None)?;
+    let per_second = calls_per_second.or(plain.services().calls_per_second);
+    let gate = Arc::new(Gate::new(Arc::clone(&platform.clock), most, per_second));
+    let watcher: Watcher = {
+        let gate = Arc::clone(&gate);
+        Arc::new(move |answered| gate.heard(answered))
+    };
+    let upstream = adapter(connection.provider, &connection.settings, &secrets, notice_url, Some(watcher))?;
+    Ok((upstream, gate))
 }
 
 /// The address at which a connection's upstream tells us news.

@@ -5,7 +5,7 @@ use crate::esim;
 use crate::ledger::write_listed;
 use crate::order::{Order, Traveller};
 use crate::port::{Decision, Event, Fault, KeyHash, Needs, Remembered, Snapshot, Tx, refuse, row};
-use crate::{ledger, order};
+use crate::{job, ledger, order};
 use domain::checkout::{CheckoutRefusal, Line, decide};
 use domain::id::{CheckoutId, EntryId, OrderId, PlanId};
 use domain::job::{JobKind, JobState};
@@ -52,6 +52,8 @@ pub const SANDBOX: &str = "sandbox";
 struct Offered {
     name: String,
     price: Option<Money>,
+    /// The upstream whose lane its job stands in.
+    lane: String,
 }
 
 /// Whether a plan of `provider` is offered in `mode`: test sees only the sandbox, live only where allowed.
@@ -78,9 +80,13 @@ fn offered(tx: &mut dyn Tx, checkout: &Checkout, plan: PlanId) -> Result<Offered
     let offered = row(tx, OFFERED, &[plan.as_bytes().into()], |row| {
         let price = Money::new(row.int(1)?, row.text(2)?.parse()?);
         let sold = is_offered(row.text(3)?, checkout.scope.mode, checkout.sandbox_in_live);
-        Ok(Offered { name: row.text(0)?.to_owned(), price: sold.then_some(price) })
+        Ok(Offered {
+            name: row.text(0)?.to_owned(),
+            price: sold.then_some(price),
+            lane: job::lane_of(row.text(3)?).to_owned(),
+        })
     })?;
-    Ok(offered.unwrap_or(Offered { name: String::new(), price: None }))
+    Ok(offered.unwrap_or(Offered { name: String::new(), price: None, lane: String::new() }))
 }
 
 /// Pays a basket and makes its orders.
@@ -105,12 +111,12 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
         });
     }
     let mut lines = Vec::with_capacity(checkout.items.len());
-    let mut names = Vec::with_capacity(checkout.items.len());
+    let mut plans = Vec::with_capacity(checkout.items.len());
     for (plan, quantity) in &checkout.items {
-        let Offered { name, price } = offered(tx, checkout, *plan)?;
+        let Offered { name, price, lane } = offered(tx, checkout, *plan)?;
         let unit_price = price.filter(|price| price.currency() == locked.head.balance.currency());
         lines.push(Line { quantity: *quantity, unit_price });
-        names.push(name);
+        plans.push((name, lane));
     }
     let priced = match decide(locked.status, &locked.head, locked.limit, &lines, checkout.max_total) {
         Ok(priced) => priced,
@@ -118,7 +124,7 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
     };
     let id = CheckoutId::new(tx.fresh_id());
     let mut orders = Vec::with_capacity(priced.lines.len());
-    for (((plan, _), plan_name), line) in checkout.items.iter().zip(names).zip(&priced.lines) {
+    for (((plan, _), (plan_name, lane)), line) in checkout.items.iter().zip(plans).zip(&priced.lines) {
         let order = OrderId::from_fresh(tx.fresh_id());
         locked.order_count += 1;
         let order = Order {
@@ -139,7 +145,8 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
             traveller: checkout.traveller.clone(),
             esims: esim::fill(order, line.quantity, OrderStatus::Processing, Vec::new()),
         };
-        insert(tx, &order)?;
+        insert(tx, &order, &lane)?;
+        tx.after_commit(Event::JobReady(lane));
         let (email, reference) = (order.traveller.email.as_deref(), order.traveller.reference.as_deref());
         let keys = order::first_keys(&order.number, order.plan, email, reference);
         let purchase = Movement::purchase(order.id, line.total);
@@ -151,11 +158,10 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
         let count = u32::try_from(orders.len()).unwrap_or(u32::MAX);
         tx.remember(key, Remembered { body_hash, result: id.uuid(), count })?;
     }
-    tx.after_commit(Event::JobReady);
     Ok(Placed { checkout: id, orders, total: priced.total, credit_balance: locked.head.balance, replayed: false })
 }
 
-fn insert(tx: &mut dyn Tx, order: &Order) -> Result<(), Fault> {
+fn insert(tx: &mut dyn Tx, order: &Order, lane: &str) -> Result<(), Fault> {
     tx.change(
         "insert into orders (id, tenant_id, mode, checkout_id, number, plan_id, plan_name, quantity, unit_price,
              refunded, currency, status, timeline)
@@ -191,8 +197,8 @@ fn insert(tx: &mut dyn Tx, order: &Order) -> Result<(), Fault> {
     }
     let now = tx.now();
     tx.change(
-        "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at)
-         values ($1, $2, $3, $4, $5, 0, $6)",
+        "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at, upstream)
+         values ($1, $2, $3, $4, $5, 0, $6, $7)",
         &[
             order.id.as_bytes().into(),
             JobKind::Fulfil.word().into(),
@@ -200,6 +206,7 @@ fn insert(tx: &mut dyn Tx, order: &Order) -> Result<(), Fault> {
             order.tenant.as_bytes().into(),
             JobState::Ready.word().into(),
             now.into(),
+            lane.into(),
         ],
     )?;
     Ok(())

@@ -10,7 +10,7 @@ use crate::port::{Decision, Event, Fault, Needs, Row, Snapshot, Tx, collect, ref
 use domain::esim::{EsimEvent, EsimState};
 use domain::fulfilment::{
     Cancellation, Capabilities, LookUp, Outcome, Patience, PlacementState, Profile, Progress, Ruling, Step,
-    after_look_up, after_lost_worker, after_place,
+    after_look_up, after_lost_worker, after_place, bounded,
 };
 use domain::id::{EntryId, EsimId, JobId, OrderId, TenantId};
 use domain::job::{JobKind, JobState, retry_at};
@@ -19,6 +19,7 @@ use domain::money::Money;
 use domain::order::{OrderStatus, Tally, of_reference, placement_reference, status};
 use domain::tenant::Mode;
 use domain::time::Timestamp;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 /// One purchase under one reference.
@@ -160,22 +161,23 @@ const DUE: &str = "select j.id, j.kind, j.order_id, o.tenant_id, o.mode, o.quant
      p.provider, p.upstream_plan_id, f.k \
      from jobs j left join orders o on o.id = j.order_id left join plans p on p.id = o.plan_id \
      left join placements f on f.order_id = j.order_id and f.k = 1 \
-     where j.state <> 'dead' and j.run_at <= $1 order by j.run_at, j.id limit $2";
+     where j.upstream = $1 and j.state <> 'dead' and j.run_at <= $2 order by j.run_at, j.id limit $3";
 
-/// Takes up to `limit` due jobs for `lease_ms` milliseconds, the longest due first, and records the
-/// intent of what will be sent.
+/// Takes up to `limit` due jobs of an upstream's lane for `lease_ms` milliseconds, the longest due first, and records
+/// the intent of what will be sent.
 ///
 /// # Errors
 /// [`Fault`].
 pub fn claim_jobs(
     tx: &mut dyn Tx,
     providers: &dyn Providers,
+    upstream: &str,
     limit: u32,
     lease_ms: i64,
 ) -> Decision<Vec<Leased>, Infallible> {
     let now = tx.now();
     let sql = format!("{DUE}{}", tx.locking_free_rows_of("j"));
-    let due = collect(tx, &sql, &[now.into(), limit.into()], due)?;
+    let due = collect(tx, &sql, &[upstream.into(), now.into(), limit.into()], due)?;
     let (lease, ends) = (i64::try_from(tx.random() >> 1).unwrap_or(i64::MAX), now.plus_millis(lease_ms));
     for Due { job, .. } in &due {
         tx.change(
@@ -189,7 +191,7 @@ pub fn claim_jobs(
             let task = match kind {
                 JobKind::Fulfil if fresh => intend(tx, providers, order, &sold, &provider, &upstream_plan_id)?,
                 JobKind::Fulfil => fulfil_task(tx, order)?,
-                JobKind::Cancel => take_back_task(tx, order)?,
+                JobKind::Cancel => take_back_task(tx, order, upstream)?,
             };
             Ok(Leased { job, order, sold, lease, task })
         });
@@ -291,13 +293,15 @@ pub(crate) fn store_progress(tx: &mut dyn Tx, placement: &Placement, progress: P
     )
 }
 
-fn take_back_task(tx: &mut dyn Tx, order: OrderId) -> Result<Task, Fault> {
+/// What of an order this upstream is to take back: another one's eSIMs have a job of their own.
+fn take_back_task(tx: &mut dyn Tx, order: OrderId, upstream: &str) -> Result<Task, Fault> {
     let placements = placements(tx, order)?;
     let esims = esim::of_order(tx, order)?;
     let cancelling = esims.into_iter().filter(|esim| esim.state == EsimState::Cancelling);
     let list: Vec<TakeBack> = cancelling
         .filter_map(|esim| {
             let placement = placements.iter().find(|placement| placement.k == esim.placement)?;
+            (placement.provider == upstream).then_some(())?;
             Some(TakeBack {
                 esim: esim.id,
                 provider: placement.provider.clone(),
@@ -376,6 +380,12 @@ pub fn record_answer(
         Heard::Place(outcome) => after_place(placement.progress, outcome.clone(), now, random, patience),
         Heard::LookUp(look_up) => after_look_up(placement.progress, look_up.clone(), now, random, patience),
     };
+    let abandoned = match ruling {
+        Ruling::PlaceAgain => abandoned(tx, placement.order)?,
+        _ => 0,
+    };
+    let age_ms = now.since(placement.order.created_at());
+    let (progress, ruling) = bounded(progress, ruling, age_ms, abandoned, patience);
     let call = if matches!(heard, Heard::Place(_)) { "place" } else { "look_up" };
     if placement.k == 1
         && placement.quantity == leased.sold.quantity
@@ -398,6 +408,12 @@ pub fn record_answer(
     store_answer(tx, placement, progress, call, raw, order)?;
     follow(tx, leased.job, placement, progress, ruling, patience.capabilities.idempotent_create)?;
     Ok(())
+}
+
+/// How many placements of an order were left behind as never sold.
+fn abandoned(tx: &mut dyn Tx, order: OrderId) -> Result<u32, Fault> {
+    let sql = "select count(*) from placements where order_id = $1 and state = 'abandoned'";
+    number(row(tx, sql, &[order.as_bytes().into()], |row| row.int(0))?.unwrap_or(0))
 }
 
 /// Ends a job this worker holds. Returns whether it did: nobody else had decided meanwhile.
@@ -480,9 +496,7 @@ fn follow(
         Ruling::PlaceAgain => {
             place_again(tx, placement, idempotent_create)?;
             let now = tx.now();
-            reschedule(tx, job, JobState::Ready, now, None)?;
-            tx.after_commit(Event::JobReady);
-            Ok(())
+            reschedule(tx, job, JobState::Ready, now, None)
         }
         Ruling::AskOperator { reason } => {
             note(tx, placement.order, "needs_operator", None)?;
@@ -518,7 +532,18 @@ fn reschedule(tx: &mut dyn Tx, job: JobId, state: JobState, at: Timestamp, reaso
     )?;
     // Whoever sleeps until the next job must learn that there may be an earlier one.
     if state == JobState::Ready {
-        tx.after_commit(Event::JobReady);
+        ring(tx, job)?;
+    }
+    Ok(())
+}
+
+/// Wakes whoever works on the lane a job stands in.
+fn ring(tx: &mut dyn Tx, job: JobId) -> Result<(), Fault> {
+    let lane = row(tx, "select upstream from jobs where id = $1", &[job.as_bytes().into()], |row| {
+        Ok(row.text(0)?.to_owned())
+    })?;
+    if let Some(lane) = lane {
+        tx.after_commit(Event::JobReady(lane));
     }
     Ok(())
 }
@@ -890,26 +915,36 @@ pub fn ask_cancel(
     if !order.status.is_final() || chosen.is_empty() {
         return refuse(CancelRefusal::NotCancellable);
     }
-    for esim in chosen.iter().collect::<std::collections::BTreeSet<_>>() {
+    for esim in chosen.iter().collect::<BTreeSet<_>>() {
         tx.change(
             "update esims set state = $1, cancel_failure = null where id = $2 and state = 'delivered'",
             &[EsimState::Cancelling.word().into(), esim.as_bytes().into()],
         )?;
     }
-    let (job, now) = (JobId::new(tx.fresh_id()), tx.now());
-    tx.change(
-        "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at) values ($1, $2, $3, $4, $5, 0, $6)",
-        &[
-            job.as_bytes().into(),
-            JobKind::Cancel.word().into(),
-            id.as_bytes().into(),
-            scope.tenant.as_bytes().into(),
-            JobState::Ready.word().into(),
-            now.into(),
-        ],
-    )?;
+    let placements = placements(tx, id)?;
+    let sold_by = |esim: &Esim| placements.iter().find(|placement| placement.k == esim.placement);
+    let cancelled = order.esims.iter().filter(|esim| chosen.contains(&esim.id));
+    let upstreams: BTreeSet<&str> =
+        cancelled.filter_map(sold_by).map(|placement| placement.provider.as_str()).collect();
+    let now = tx.now();
+    for upstream in upstreams {
+        let job = JobId::new(tx.fresh_id());
+        tx.change(
+            "insert into jobs (id, kind, order_id, tenant_id, state, attempts, run_at, upstream)
+             values ($1, $2, $3, $4, $5, 0, $6, $7)",
+            &[
+                job.as_bytes().into(),
+                JobKind::Cancel.word().into(),
+                id.as_bytes().into(),
+                scope.tenant.as_bytes().into(),
+                JobState::Ready.word().into(),
+                now.into(),
+                upstream.into(),
+            ],
+        )?;
+        tx.after_commit(Event::JobReady(upstream.to_owned()));
+    }
     note(tx, id, "cancel_requested", Some(&format!("{} eSIM(s)", chosen.len())))?;
-    tx.after_commit(Event::JobReady);
     Ok(must_find(tx, id)?)
 }
 
@@ -984,7 +1019,7 @@ pub fn refund_by_operator(
             if !unknown.is_empty() {
                 return refuse(RefundRefusal::UnknownEsims(unknown));
             }
-            for id in ids.iter().collect::<std::collections::BTreeSet<_>>() {
+            for id in ids.iter().collect::<BTreeSet<_>>() {
                 let share = delivered(id).map_or(0, |esim| order.unit_price.minor() - esim.refunded);
                 if share > 0 {
                     shares.push((*id, share));

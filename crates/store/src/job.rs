@@ -20,6 +20,8 @@ pub struct Job {
     pub order: OrderId,
     /// The order's tenant.
     pub tenant: TenantId,
+    /// The upstream in whose lane it stands; empty until it is routed.
+    pub upstream: String,
     /// Where it is.
     pub state: JobState,
     /// How often it was taken up.
@@ -30,7 +32,7 @@ pub struct Job {
     pub reason: Option<String>,
 }
 
-const JOB: &str = "id, kind, order_id, tenant_id, state, attempts, run_at, reason from jobs";
+const JOB: &str = "id, kind, order_id, tenant_id, state, attempts, run_at, reason, upstream from jobs";
 
 fn job(row: &dyn Row) -> Result<Job, Fault> {
     Ok(Job {
@@ -42,7 +44,20 @@ fn job(row: &dyn Row) -> Result<Job, Fault> {
         attempts: row.int(5)?,
         run_at: Timestamp::from_millis(row.int(6)?),
         reason: row.opt_text(7)?.map(str::to_owned),
+        upstream: row.text(8)?.to_owned(),
     })
+}
+
+/// The provider of plans that live from the offers of connections: each of their orders has to be routed.
+pub const CONNECTIONS: &str = "connections";
+
+/// The lane of a job that has not to be routed any more is called as its upstream.
+pub const TO_BE_ROUTED: &str = "";
+
+/// The lane in which the job of an order for a provider's plan begins.
+#[must_use]
+pub fn lane_of(provider: &str) -> &str {
+    if provider == CONNECTIONS { TO_BE_ROUTED } else { provider }
 }
 
 /// Jobs below `cursor`, newest first, in one state or all.
@@ -69,12 +84,13 @@ pub fn list(
     }
 }
 
-/// When the next job is due or its lease ends; `None` while there is none.
+/// When the next job of a lane is due or its lease ends; `None` while there is none.
 ///
 /// # Errors
 /// [`Fault`].
-pub fn next_due(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp>, Fault> {
-    let due = row(snapshot, "select min(run_at) from jobs where state <> 'dead'", &[], |row| row.opt_int(0))?;
+pub fn next_due(snapshot: &mut dyn Snapshot, upstream: &str) -> Result<Option<Timestamp>, Fault> {
+    let sql = "select min(run_at) from jobs where upstream = $1 and state <> 'dead'";
+    let due = row(snapshot, sql, &[upstream.into()], |row| row.opt_int(0))?;
     Ok(due.flatten().map(Timestamp::from_millis))
 }
 
@@ -140,7 +156,7 @@ pub fn retry(tx: &mut dyn Tx, act: &Act, id: JobId) -> Decision<Job, JobRefusal>
         &[job.order.as_bytes().into()],
     )?;
     audit::write(tx, act, "job.retried", &id.to_string(), &format!("order {}", job.order), None)?;
-    tx.after_commit(Event::JobReady);
+    tx.after_commit(Event::JobReady(job.upstream.clone()));
     Ok(Job { state: JobState::Ready, run_at: now, attempts: 0, reason: None, ..job })
 }
 

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod port;
 pub mod postgres;
 pub mod retention;
+pub mod routing;
 pub mod secret_key;
 pub mod sqlite;
 pub mod tenant;

@@ -78,12 +78,15 @@ fn order_under_way(tx: &mut dyn Tx, notice: &Notice) -> Result<Option<OrderId>, 
 fn hasten(tx: &mut dyn Tx, order: OrderId) -> Result<(), Fault> {
     // The job that fulfils an order has the order's id.
     let now = tx.now();
-    let hastened = tx.execute(
-        "update jobs set run_at = $1 where id = $2 and state = 'ready' and run_at > $3",
-        &[now.into(), order.as_bytes().into(), now.into()],
-    )?;
-    if hastened > 0 {
-        tx.after_commit(Event::JobReady);
+    let waiting = "select upstream from jobs where id = $1 and state = 'ready' and run_at > $2";
+    let lane = row(tx, waiting, &[order.as_bytes().into(), now.into()], |row| Ok(row.text(0)?.to_owned()))?;
+    if let Some(lane) = lane {
+        // Somebody may have taken it up in between, and then asks by himself.
+        tx.execute(
+            "update jobs set run_at = $1 where id = $2 and state = 'ready'",
+            &[now.into(), order.as_bytes().into()],
+        )?;
+        tx.after_commit(Event::JobReady(lane));
     }
     Ok(())
 }

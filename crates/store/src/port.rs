@@ -233,8 +233,8 @@ pub trait Snapshot {
 /// What other parts of the process may want to know once a change is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// There is a job to do now.
-    JobReady,
+    /// There is a job to do now, in the lane of this upstream.
+    JobReady(String),
     /// An order changed; it may have become final.
     OrderChanged(OrderId),
     /// A ledger entry was written, which the search index does not have yet.

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex};
 use store::Store;
 use store::checkout::{Placed, SANDBOX, place_orders};
 use store::fulfilment::{
-    CancelRefusal, Heard, LeaseLost, OperatorRefund, RefundRefusal, ask_cancel, claim_jobs, needs_of_answer,
-    record_answer, record_cancellations, refund_by_operator,
+    CancelRefusal, Heard, LeaseLost, OperatorRefund, RefundRefusal, ask_cancel, needs_of_answer, record_answer,
+    record_cancellations, refund_by_operator,
 };
 use store::port::{Decision, Failure};
 use store::tenant::adjust;
@@ -83,7 +83,7 @@ impl Buyer {
 
     /// Takes some jobs up and answers them, or asks for something back.
     async fn work(&self, random: &mut Random) {
-        let leased = refused(self.store.write(|tx| claim_jobs(tx, &Upstreams, 4, LEASE_MS)).await).unwrap();
+        let leased = refused(self.store.write(|tx| claim_any(tx, 4, LEASE_MS)).await).unwrap();
         for leased in leased {
             let order = leased.order;
             if let store::fulfilment::Task::TakeBack(list) = &leased.task {

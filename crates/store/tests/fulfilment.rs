@@ -21,8 +21,8 @@ use domain::order::{OrderStatus, placement_reference};
 use domain::tenant::Mode;
 use std::collections::BTreeMap;
 use store::fulfilment::{
-    Heard, LeaseLost, Leased, Placement, ResolveRefusal, Task, ask_cancel, claim_jobs, end_job, give_up, placements,
-    postpone, record_answer, record_cancellations, resolve,
+    Heard, LeaseLost, Leased, Placement, ResolveRefusal, Task, ask_cancel, end_job, give_up, placements, postpone,
+    record_answer, record_cancellations, resolve,
 };
 use store::job::JobRefusal;
 use store::order::Order;
@@ -147,7 +147,7 @@ impl Shop {
         let (tenant, plan) = (tenant(&db, "acme", 0), on_sale(&db, IN_THREES, "threes", PRICE));
         credit(&db, tenant, CREDIT);
         let capabilities = Capabilities { quantity_per_call: 3, settle_after_ms: 7_000, ..ABLE };
-        let patience = Patience { capabilities, most_failures: 3 };
+        let patience = Patience { capabilities, most_failures: 3, longest_ms: i64::MAX };
         Self { folder, clock, db: Some(db), upstream: Upstream::default(), patience, tenant, plan }
     }
 
@@ -185,9 +185,9 @@ impl Shop {
 
     /// Takes the next job up when it is due; `None` when there is none to wait for.
     fn claim(&self) -> Option<Leased> {
-        let due = self.db().read(|snapshot| store::job::next_due(snapshot))?;
+        let due = self.db().read(|snapshot| next_due(snapshot))?;
         self.clock.advance(due.since(self.clock.now()).max(0));
-        let mut claimed = self.db().write(|tx| claim_jobs(tx, &Upstreams, 1, LEASE_MS)).unwrap();
+        let mut claimed = self.db().write(|tx| claim_any(tx, 1, LEASE_MS)).unwrap();
         assert_eq!(claimed.len(), 1, "a due job can be claimed");
         claimed.pop()
     }

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 use store::Store;
 use store::checkout::SANDBOX;
-use store::fulfilment::{Heard, OperatorRefund, claim_jobs, record_answer, refund_by_operator};
+use store::fulfilment::{Heard, OperatorRefund, record_answer, refund_by_operator};
 use store::ledger::Finding;
 use store::sqlite::Sqlite;
 use store::top_up::NewTopUp;
@@ -36,7 +36,7 @@ impl Books {
         let order = buy(&db, anna, Mode::Test, &[(sand, 3), (sand, 1)]).orders[0].id;
         buy(&db, bert, Mode::Live, &[(threes, 2)]);
         clock.advance(1_000);
-        for leased in db.write(|tx| claim_jobs(tx, &Upstreams, 2, LEASE_MS)).unwrap() {
+        for leased in db.write(|tx| claim_any(tx, 2, LEASE_MS)).unwrap() {
             // One of three comes, and one of one.
             let profiles = vec![profile("8944100000000000001")];
             let heard = Heard::Place(domain::fulfilment::Outcome::Done { profiles });

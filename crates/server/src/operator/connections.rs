@@ -302,7 +302,7 @@ fn check(
     if let Some(proxy) = &secrets.proxy_url {
         check_address(platform, "proxyUrl", proxy, &["http", "https"])?;
     }
-    adapter(provider, settings, secrets, notice_url(platform, id))
+    adapter(provider, settings, secrets, notice_url(platform, id), None)
         .map_err(|reason| Problem::field("credentials", "malformed", reason))
 }
 

@@ -1,8 +1,10 @@
-//! Takes due jobs up, asks the upstreams, and records what they say. A new job starts at once, because
-//! its commit wakes this loop; without jobs it sleeps.
+//! Takes due jobs up, asks the upstreams, and records what they say: a lane for each upstream, so that a slow one holds
+//! up nobody else's. A new job starts at once, because its commit rings the bell of its lane; without jobs it sleeps.
 
+use crate::gate::Gate;
 use crate::platform::Platform;
 use crate::upstreams::Upstreams;
+use domain::breaker::May;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Patience, Step};
 use domain::id::JobId;
 use domain::time::Timestamp;
@@ -13,9 +15,10 @@ use store::fulfilment::{
     Heard, LeaseLost, Leased, Placement, Providers, TakeBack, Task, claim_jobs, end_job, give_up, keep_answer,
     needs_of_answer, postpone, record_answer, record_cancellations, renew_leases,
 };
-use store::job;
+use store::job::{self, TO_BE_ROUTED};
 use store::port::{Decision, Failure, Fault, Needs, Tx};
-use tokio::sync::{Notify, Semaphore};
+use store::routing::route_jobs;
+use tokio::sync::Notify;
 
 /// How long a job is held, milliseconds, unless the lease is renewed: so long after the end of a node, another one
 /// takes up what it held. (On the embedded database, the next start does.)
@@ -32,6 +35,10 @@ const AWAY_PAUSE_MS: i64 = 250;
 const UPSTREAM_TIME: std::time::Duration = std::time::Duration::from_secs(90);
 /// Jobs taken up in one command.
 const MOST_AT_ONCE: usize = 64;
+/// Jobs routed in one command.
+const MOST_ROUTED: u32 = 64;
+/// Until jobs are taken up again that could not be, milliseconds.
+const AGAIN_MS: i64 = 1_000;
 
 /// The upstreams' capabilities, for the store.
 #[derive(Clone)]
@@ -72,83 +79,189 @@ async fn renew(platform: Arc<Platform>, in_hand: InHand) {
     }
 }
 
-/// Runs until the process stops; what is under way is finished first.
-pub async fn run(platform: Arc<Platform>, job_ready: Arc<Notify>) {
-    let most = platform.config.fulfilment.in_flight_per_upstream;
-    let places = Arc::new(Semaphore::new(most));
-    let able = Able(Arc::clone(&platform.upstreams));
+/// The bells of the lanes: who commits a job rings that of its upstream.
+#[derive(Debug, Default)]
+pub struct Bells(Mutex<BTreeMap<String, Arc<Notify>>>);
+
+impl Bells {
+    fn of(&self, lane: &str) -> Arc<Notify> {
+        let mut bells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(bells.entry(lane.to_owned()).or_default())
+    }
+
+    /// Wakes whoever works on a lane.
+    pub fn ring(&self, lane: &str) {
+        self.of(lane).notify_one();
+    }
+}
+
+/// Runs a lane for each upstream, and the one where jobs are routed, until the process stops; what is under way is
+/// finished first.
+pub async fn run(platform: Arc<Platform>, bells: Arc<Bells>) {
     let in_hand = InHand::default();
     tokio::spawn(renew(Arc::clone(&platform), Arc::clone(&in_hand)));
+    let mut changes = platform.upstreams.changes();
+    let mut lanes = BTreeMap::new();
+    lanes.insert(TO_BE_ROUTED.to_owned(), tokio::spawn(route(Arc::clone(&platform), bells.of(TO_BE_ROUTED))));
     loop {
-        let ready = job_ready.notified();
-        let first = tokio::select! {
-            biased;
-            () = platform.stopped() => break,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
-        let Ok(first) = first else { break };
-        let limit = (places.available_permits() + 1).min(MOST_AT_ONCE);
-        let (leased, next) = match claim(&platform, able.clone(), limit).await {
-            Ok(claimed) => claimed,
-            Err(fault) => {
-                tracing::error!(%fault, "no jobs could be taken up");
-                (Vec::new(), Some(platform.clock.now().plus_millis(1_000)))
-            }
-        };
-        let (full, nothing) = (leased.len() == limit, leased.is_empty());
-        let mut first = Some(first);
-        for leased in leased {
-            let place = match first.take() {
-                Some(place) => place,
-                None => match Arc::clone(&places).acquire_owned().await {
-                    Ok(place) => place,
-                    Err(_) => return,
-                },
-            };
-            let (lease, held) = (leased.lease, (leased.job, platform.clock.now()));
-            in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(lease, held);
-            let (platform, in_hand) = (Arc::clone(&platform), Arc::clone(&in_hand));
-            tokio::spawn(async move {
-                work(platform, leased).await;
-                in_hand.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
-                drop(place);
+        for name in platform.upstreams.names() {
+            lanes.entry(name).or_insert_with_key(|name| {
+                let lane = Lane {
+                    upstream: name.clone(),
+                    platform: Arc::clone(&platform),
+                    ready: bells.of(name),
+                    in_hand: Arc::clone(&in_hand),
+                };
+                tokio::spawn(lane.run())
             });
         }
-        drop(first);
-        if full {
-            continue;
-        }
-        // A job that another node wrote is told by a hint, which may be lost.
-        let now = platform.clock.now();
-        let next = match next {
-            _ if !platform.store.is_shared() => next,
-            // One that is due and was not to be had is being worked on at this moment: no clock says until when.
-            Some(due) if nothing && due <= now => {
-                tokio::time::sleep(LEAST_PAUSE).await;
-                continue;
-            }
-            Some(due) => Some(due.min(now.plus_millis(POLL_MS))),
-            None => Some(now.plus_millis(POLL_MS)),
-        };
         tokio::select! {
             biased;
             () = platform.stopped() => break,
-            () = ready => {}
+            _ = changes.changed() => {}
+        }
+    }
+    for (_, lane) in lanes {
+        let _ = lane.await;
+    }
+}
+
+/// When to look again, where a shared database may have got a job by another node whose hint was lost.
+fn look_again(platform: &Platform, next: Option<Timestamp>) -> Option<Timestamp> {
+    if !platform.store.is_shared() {
+        return next;
+    }
+    let poll = platform.clock.now().plus_millis(POLL_MS);
+    Some(next.map_or(poll, |due| due.min(poll)))
+}
+
+/// Sends jobs to the lanes of the upstreams that will be asked.
+async fn route(platform: Arc<Platform>, ready: Arc<Notify>) {
+    loop {
+        let bell = ready.notified();
+        let routed = platform
+            .store
+            .write_behind(Needs::default(), |tx| {
+                let routed = route_jobs(tx, MOST_ROUTED)?;
+                Ok::<_, Failure<std::convert::Infallible>>((routed, job::next_due(tx, TO_BE_ROUTED)?))
+            })
+            .await;
+        let next = match routed {
+            Ok((routed, _)) if routed == usize::try_from(MOST_ROUTED).unwrap_or(usize::MAX) => continue,
+            Ok((_, next)) => look_again(&platform, next),
+            Err(failure) => {
+                tracing::error!(?failure, "no jobs could be routed");
+                Some(platform.clock.now().plus_millis(AGAIN_MS))
+            }
+        };
+        tokio::select! {
+            biased;
+            () = platform.stopped() => return,
+            () = bell => {}
             () = super::sleep_until(&platform, next) => {}
         }
     }
-    // Every place comes back when its step is recorded.
-    let _ = places.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
 }
 
-async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Leased>, Option<Timestamp>), Fault> {
+/// The jobs of one upstream.
+struct Lane {
+    upstream: String,
+    platform: Arc<Platform>,
+    ready: Arc<Notify>,
+    in_hand: InHand,
+}
+
+impl Lane {
+    async fn run(self) {
+        let Self { upstream, platform, ready, in_hand } = self;
+        let able = Able(Arc::clone(&platform.upstreams));
+        loop {
+            // A connection that was changed has a gate of its own.
+            let Some(gate) = platform.upstreams.gate(&upstream) else { return };
+            let bell = ready.notified();
+            let first = tokio::select! {
+                biased;
+                () = platform.stopped() => break,
+                place = gate.place() => place,
+            };
+            let Some(first) = first else { break };
+            let limit = match gate.may_call() {
+                May::Yes => (gate.free() + 1).min(MOST_AT_ONCE),
+                May::Trial => 1,
+                May::No { until } => {
+                    drop(first);
+                    tokio::select! {
+                        biased;
+                        () = platform.stopped() => break,
+                        () = gate.answers_again() => {}
+                        () = platform.clock.sleep_until(until) => {}
+                    }
+                    continue;
+                }
+            };
+            let (leased, next) = match claim(&platform, able.clone(), &upstream, limit).await {
+                Ok(claimed) => claimed,
+                Err(fault) => {
+                    tracing::error!(%fault, "no jobs could be taken up");
+                    (Vec::new(), Some(platform.clock.now().plus_millis(AGAIN_MS)))
+                }
+            };
+            let (full, nothing) = (leased.len() == limit, leased.is_empty());
+            let mut first = Some(first);
+            for leased in leased {
+                let place = match first.take() {
+                    Some(place) => Some(place),
+                    None => gate.place().await,
+                };
+                let (lease, held) = (leased.lease, (leased.job, platform.clock.now()));
+                in_hand.lock().unwrap_or_else(PoisonError::into_inner).insert(lease, held);
+                let (platform, in_hand, gate) = (Arc::clone(&platform), Arc::clone(&in_hand), Arc::clone(&gate));
+                tokio::spawn(async move {
+                    work(platform, &gate, leased).await;
+                    in_hand.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease);
+                    drop(place);
+                });
+            }
+            drop(first);
+            if full {
+                continue;
+            }
+            let next = match next {
+                // One that is due and was not to be had is being worked on at this moment: no clock says until when.
+                Some(due) if platform.store.is_shared() && nothing && due <= platform.clock.now() => {
+                    tokio::time::sleep(LEAST_PAUSE).await;
+                    continue;
+                }
+                next => look_again(&platform, next),
+            };
+            tokio::select! {
+                biased;
+                () = platform.stopped() => break,
+                () = bell => {}
+                () = super::sleep_until(&platform, next) => {}
+            }
+        }
+        // Every place comes back when its step is recorded.
+        if let Some(gate) = platform.upstreams.gate(&upstream) {
+            gate.empty().await;
+        }
+    }
+}
+
+async fn claim(
+    platform: &Platform,
+    able: Able,
+    upstream: &str,
+    limit: usize,
+) -> Result<(Vec<Leased>, Option<Timestamp>), Fault> {
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+    let upstream = upstream.to_owned();
     let claimed: Decision<_, std::convert::Infallible> = platform
         .store
         .write_behind(Needs::default(), move |tx| {
-            let leased = claim_jobs(tx, &able, limit, LEASE_MS)?;
+            let leased = claim_jobs(tx, &able, &upstream, limit, LEASE_MS)?;
             let full = leased.len() == usize::try_from(limit).unwrap_or(usize::MAX);
-            let next = if full { None } else { job::next_due(tx)? };
+            let next = if full { None } else { job::next_due(tx, &upstream)? };
             Ok((leased, next))
         })
         .await;
@@ -159,18 +272,18 @@ async fn claim(platform: &Platform, able: Able, limit: usize) -> Result<(Vec<Lea
 }
 
 /// Does one job's step and records it.
-async fn work(platform: Arc<Platform>, leased: Leased) {
+async fn work(platform: Arc<Platform>, gate: &Gate, leased: Leased) {
     let held = Leased { task: Task::Finish, ..leased };
     let leased = Leased { task: leased.task, ..held };
     let done = match &leased.task {
         Task::Finish => platform.store.write_behind(Needs::default(), move |tx| end_job(tx, &leased)).await,
         Task::Fulfil { placement, step } => {
             let (placement, step) = (placement.clone(), *step);
-            fulfil(&platform, leased, placement, step).await
+            fulfil(&platform, gate, leased, placement, step).await
         }
         Task::TakeBack(list) => {
             let list = list.clone();
-            take_back(&platform, leased, list).await
+            take_back(&platform, gate, leased, list).await
         }
     };
     match done {
@@ -189,12 +302,22 @@ async fn work(platform: Arc<Platform>, leased: Leased) {
 }
 
 fn patience(platform: &Platform, capabilities: Capabilities) -> Patience {
-    Patience { capabilities, most_failures: platform.config.fulfilment.max_attempts }
+    Patience {
+        capabilities,
+        most_failures: platform.config.fulfilment.max_attempts,
+        longest_ms: i64::from(platform.config.fulfilment.patience_hours) * 3_600_000,
+    }
 }
 
-async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step: Step) -> Decision<(), LeaseLost> {
+async fn fulfil(
+    platform: &Platform,
+    gate: &Gate,
+    leased: Leased,
+    placement: Placement,
+    step: Step,
+) -> Decision<(), LeaseLost> {
     let Some(upstream) = platform.upstreams.get(&placement.provider) else {
-        return not_set_up(platform, leased, &placement.provider).await;
+        return not_now(platform, leased, format!("the provider {} is not set up", placement.provider)).await;
     };
     let patience = patience(platform, upstream.capabilities());
     let purchase = Purchase {
@@ -203,6 +326,10 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
         upstream_plan_id: placement.upstream_plan_id.clone(),
         quantity: placement.quantity,
     };
+    if step == Step::Place && !platform.upstreams.sells(&placement.provider) {
+        return not_now(platform, leased, format!("the connection {} is disabled", placement.provider)).await;
+    }
+    gate.pace().await;
     let now = platform.clock.now();
     let (heard, raw, order, call, outcome) = match step {
         Step::Place => {
@@ -219,6 +346,7 @@ async fn fulfil(platform: &Platform, leased: Leased, placement: Placement, step:
         }
     };
     platform.metrics.upstream_call(&placement.provider, call, outcome);
+    gate.decided(leased.order.created_at(), delivered(&heard));
     let said = Arc::new((leased, heard, raw, order));
     let last_try = platform.clock.now().plus_millis(LEASE_MS);
     loop {
@@ -253,13 +381,24 @@ async fn in_time<T>(answer: Answer<'_, T>, late: impl FnOnce() -> T) -> provider
     answered.unwrap_or_else(|_| providers::Heard::new(late(), LATE))
 }
 
-async fn not_set_up(platform: &Platform, leased: Leased, provider: &str) -> Decision<(), LeaseLost> {
-    let reason = format!("the provider {provider} is not set up");
+/// Puts a step off that was not taken.
+async fn not_now(platform: &Platform, leased: Leased, reason: String) -> Decision<(), LeaseLost> {
     let most = platform.config.fulfilment.max_attempts;
     platform.store.write_behind(Needs::default(), move |tx| postpone(tx, &leased, &reason, most)).await
 }
 
-async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> Decision<(), LeaseLost> {
+/// Whether an answer decides a purchase, and how.
+fn delivered(heard: &Heard) -> Option<bool> {
+    match heard {
+        Heard::Place(Outcome::Done { profiles }) | Heard::LookUp(LookUp::Delivered { profiles }) => {
+            Some(!profiles.is_empty())
+        }
+        Heard::Place(Outcome::Refused { .. }) | Heard::LookUp(LookUp::Refused { .. }) => Some(false),
+        _ => None,
+    }
+}
+
+async fn take_back(platform: &Platform, gate: &Gate, leased: Leased, list: Vec<TakeBack>) -> Decision<(), LeaseLost> {
     let mut answers = Vec::with_capacity(list.len());
     let mut said = Vec::with_capacity(list.len());
     for take_back in list {
@@ -272,6 +411,7 @@ async fn take_back(platform: &Platform, leased: Leased, list: Vec<TakeBack>) -> 
                 not_asked(Cancellation::Refused { reason: "this provider takes nothing back".to_owned() })
             }
             Some(upstream) => {
+                gate.pace().await;
                 let now = platform.clock.now();
                 let sold = SoldEsim {
                     reference: take_back.reference,

@@ -138,7 +138,7 @@ where
             keyring: Arc::new(RwLock::new(keyring)),
             master,
             sandbox: world.sandbox.clone(),
-            upstreams: upstreams.into(),
+            upstreams,
             currency: Currency::USD,
         };
         let node = Node::start(parts).await.expect("a node");

@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 struct News {
-    jobs: bool,
+    lanes: BTreeSet<String>,
     access: bool,
     plans: bool,
     connections: bool,
@@ -42,7 +42,9 @@ impl News {
     fn add(&mut self, events: &[Event]) {
         for event in events {
             match event {
-                Event::JobReady => self.jobs = true,
+                Event::JobReady(lane) => {
+                    self.lanes.insert(lane.clone());
+                }
                 Event::AccessChanged => self.access = true,
                 Event::PlansChanged => self.plans = true,
                 Event::ConnectionsChanged => self.connections = true,
@@ -57,7 +59,8 @@ impl News {
     /// As payloads: the node, then one word for each thing.
     fn payloads(&self, node: &str) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
-        for (is_new, word) in [(self.jobs, "j"), (self.access, "a"), (self.plans, "p"), (self.connections, "c")] {
+        words.extend(self.lanes.iter().map(|lane| format!("j{lane}")));
+        for (is_new, word) in [(self.access, "a"), (self.plans, "p"), (self.connections, "c")] {
             words.extend(is_new.then(|| word.to_owned()));
         }
         words.extend(self.orders.iter().map(|order| format!("o{}", order.uuid().simple())));
@@ -81,10 +84,10 @@ fn events(payload: &str, node: &str) -> Vec<Event> {
         return Vec::new();
     }
     let event = |word: &str| match word {
-        "j" => Some(Event::JobReady),
         "a" => Some(Event::AccessChanged),
         "p" => Some(Event::PlansChanged),
         "c" => Some(Event::ConnectionsChanged),
+        _ if word.starts_with('j') => Some(Event::JobReady(word[1..].to_owned())),
         _ => {
             let order = Uuid::try_parse(word.strip_prefix('o')?).ok()?;
             Some(Event::OrderChanged(OrderId::new(order)))
@@ -114,7 +117,7 @@ impl Neighbours {
                     self.compare_clocks(&mut link);
                     // Whatever was told meanwhile was missed.
                     (self.tell)(&[
-                        Event::JobReady,
+                        Event::JobReady(String::new()),
                         Event::AccessChanged,
                         Event::PlansChanged,
                         Event::ConnectionsChanged,
@@ -221,10 +224,11 @@ mod tests {
 
     #[test]
     fn what_one_node_tells_another_hears_and_it_does_not_itself() {
-        let told: Vec<Event> = [Event::JobReady, Event::AccessChanged, Event::PlansChanged, Event::ConnectionsChanged]
-            .into_iter()
-            .chain((1..1_000).map(order))
-            .collect();
+        let told: Vec<Event> =
+            [Event::JobReady("tsim".to_owned()), Event::AccessChanged, Event::PlansChanged, Event::ConnectionsChanged]
+                .into_iter()
+                .chain((1..1_000).map(order))
+                .collect();
         let mut news = News::default();
         news.add(&told);
         news.add(&[order(7)]);

@@ -9,6 +9,7 @@ use domain::money::{Currency, Money};
 use domain::plan::{Activation, Plan, PlanType};
 use domain::tenant::{Actor, Mode, Permissions, Scope, TenantStatus};
 use domain::time::Timestamp;
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -16,10 +17,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::audit::Act;
 use store::checkout::{Checkout, Placed, SANDBOX, place_orders};
-use store::fulfilment::{Heard, Providers, claim_jobs, record_answer};
+use store::fulfilment::{Heard, Leased, Providers, claim_jobs, record_answer};
 use store::order::{Order, Traveller};
 use store::port::{Decision, Fault, Snapshot, Tx};
 use store::postgres::{Postgres, Settings};
+use store::routing::route_jobs;
 use store::sqlite::Sqlite;
 use store::tenant::{Registration, register};
 use store::{Now, OpenError, Store};
@@ -304,7 +306,7 @@ pub const ABLE: Capabilities = Capabilities {
 };
 
 /// How long they are borne with.
-pub const PATIENCE: Patience = Patience { capabilities: ABLE, most_failures: 3 };
+pub const PATIENCE: Patience = Patience { capabilities: ABLE, most_failures: 3, longest_ms: i64::MAX };
 
 /// The providers by name: one sells three at a time.
 pub struct Upstreams;
@@ -317,6 +319,25 @@ impl Providers for Upstreams {
             _ => None,
         }
     }
+}
+
+/// Takes up due jobs, in whichever lane they stand: those of the sandbox first.
+pub fn claim_any(tx: &mut dyn Tx, limit: u32, lease_ms: i64) -> Decision<Vec<Leased>, Infallible> {
+    route_jobs(tx, 1_000)?;
+    let mut claimed = Vec::new();
+    for upstream in [SANDBOX, IN_THREES] {
+        let left = limit - u32::try_from(claimed.len()).unwrap();
+        if left > 0 {
+            claimed.extend(claim_jobs(tx, &Upstreams, upstream, left, lease_ms)?);
+        }
+    }
+    Ok(claimed)
+}
+
+/// When the next job of any lane is due.
+pub fn next_due(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp>, Fault> {
+    let lanes = ["", SANDBOX, IN_THREES].map(|lane| store::job::next_due(snapshot, lane));
+    Ok(lanes.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().min())
 }
 
 /// A profile with this ICCID.
@@ -370,7 +391,7 @@ pub fn credit(db: &Db, tenant: TenantId, minor: i64) {
 
 /// Has one due job done, with this outcome.
 pub fn answer_next(db: &Db, outcome: &Outcome) {
-    for leased in db.write(|tx| claim_jobs(tx, &Upstreams, 1, LEASE_MS)).unwrap() {
+    for leased in db.write(|tx| claim_any(tx, 1, LEASE_MS)).unwrap() {
         let heard = Heard::Place(outcome.clone());
         db.write(move |tx| record_answer(tx, &leased, &heard, "raw", None, PATIENCE)).unwrap();
     }
