@@ -190,6 +190,7 @@ impl Airalo {
     /// An account behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
+        let connection = connection.hiding(&[&account.client_secret]);
         Self { connection, account, token: Arc::default() }
     }
 
@@ -705,7 +706,7 @@ mod tests {
     const SECRET: &str = "demo_secret_01";
 
     fn answered(status: u16, text: &str) -> Answered {
-        Answered { status, retry_at: None, text: text.to_owned() }
+        Answered::new(status, text)
     }
 
     fn parsed(text: &str) -> Value {

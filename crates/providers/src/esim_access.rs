@@ -169,6 +169,8 @@ impl EsimAccess {
     /// An account behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
+        let secret = account.secret_key.as_deref().unwrap_or_default();
+        let connection = connection.hiding(&[&account.access_code, secret]);
         Self { connection, account }
     }
 
@@ -723,7 +725,7 @@ mod tests {
 
     #[test]
     fn a_code_that_came_as_a_number_is_the_same() {
-        let answered = |text: &str| Answered { status: 200, retry_at: None, text: text.to_owned() };
+        let answered = |text: &str| Answered::new(200, text);
         let told = answered(r#"{"success":0,"errorCode":1,"errorMessage":"Server error"}"#);
         let Some(Envelope::Refusal { code, message }) = envelope(&told) else { panic!() };
         assert_eq!((code.as_str(), message.as_str()), (SERVER_ERROR, "Server error"));

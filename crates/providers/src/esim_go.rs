@@ -142,6 +142,7 @@ impl EsimGo {
     /// An organisation behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
+        let connection = connection.hiding(&[&account.api_key]);
         Self { connection, account }
     }
 
@@ -704,7 +705,7 @@ mod tests {
 
     #[test]
     fn only_a_clear_no_is_a_refusal() {
-        let said = |status: u16, text: &str| match said(&Answered { status, retry_at: None, text: text.to_owned() }) {
+        let said = |status: u16, text: &str| match said(&Answered::new(status, text)) {
             Said::Body(_) => "body",
             Said::Refusal { .. } => "refusal",
             Said::Later { .. } => "later",

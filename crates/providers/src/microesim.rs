@@ -149,6 +149,7 @@ impl MicroEsim {
     pub fn new(connection: Connection, account: Account) -> Result<Self, String> {
         let key = Key::new(&account.secret, &account.salt);
         let key = key.ok_or_else(|| "the salt is not in hexadecimal digits".to_owned())?;
+        let connection = connection.hiding(&[&account.secret, &account.salt]);
         Ok(Self { connection, account, key })
     }
 

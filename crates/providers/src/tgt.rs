@@ -162,6 +162,7 @@ impl Tgt {
     /// An account behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
+        let connection = connection.hiding(&[&account.secret]);
         Self { connection, account, token: Arc::default() }
     }
 
@@ -662,7 +663,7 @@ mod tests {
     }
 
     fn outcome(status: u16, text: &str) -> Outcome {
-        let answered = Answered { status, retry_at: None, text: text.to_owned() };
+        let answered = Answered::new(status, text);
         created(Timestamp::from_millis(0), &answered).0
     }
 
