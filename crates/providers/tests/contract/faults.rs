@@ -35,8 +35,8 @@ pub async fn an_answer_that_comes_too_late_says_nothing_about_the_sale(case: Cas
     let hasty = stage.adapter_with(&stage.keys, Duration::from_millis(150));
     // Some log in first.
     let _ = hasty.offers(stage.now()).await;
-    let path = stage.case.buying.to_owned();
-    stage.simulator.faults().plan(Planned { fault: Fault::Delay, path, times: 1, delay_ms: 2_000 });
+    let late = Planned { delay_ms: 2_000, ..Planned::once(Fault::Delay, stage.case.buying) };
+    stage.simulator.faults().plan(late);
     let placed = hasty.place(stage.now(), stage.purchase("order-1-1", DELIVERS, 1)).await;
     assert!(matches!(placed.meaning, Outcome::Unknown { .. }), "{placed:?}");
 }

@@ -38,7 +38,7 @@ pub async fn an_old_token_is_replaced_once(case: Case) {
 pub async fn who_comes_meanwhile_waits_for_the_token(case: Case) {
     let stage = Stage::of(case).await;
     // The first fetch takes its time; a second one would fail.
-    let fault = |fault, delay_ms| Planned { fault, path: "token".to_owned(), times: 1, delay_ms };
+    let fault = |fault, delay_ms| Planned { delay_ms, ..Planned::once(fault, "token") };
     stage.simulator.faults().plan(fault(Fault::Delay, 100));
     stage.simulator.faults().plan(fault(Fault::ServerError, 0));
     let now = stage.now();
