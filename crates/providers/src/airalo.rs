@@ -7,6 +7,7 @@ use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{bytes_of_megabytes, integer, list, local_time, profile, text, truth};
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same, mac};
+use crate::token::{NoToken, Token, Tokens};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use aws_lc_rs::hmac::HMAC_SHA512;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
@@ -17,8 +18,6 @@ use form_urlencoded::Serializer;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::sync::Arc;
-use tokio::sync::Mutex;
 
 /// The most eSIMs of one order, as the reference of `POST /v2/orders` says.
 const QUANTITY_PER_CALL: u32 = 50;
@@ -91,23 +90,12 @@ pub(crate) fn spellings(value: &Value) -> [String; 3] {
 pub struct Airalo {
     connection: Connection,
     account: Account,
-    /// Locked while a token is fetched, so that nobody else fetches one: three a minute are allowed.
-    token: Arc<Mutex<Option<Token>>>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct Token {
-    text: String,
-    ends_at: Timestamp,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("ends_at", &self.ends_at).finish_non_exhaustive()
-    }
+    /// Three a minute are allowed.
+    tokens: Tokens<Unsent>,
 }
 
 /// Why a call was not sent.
+#[derive(Clone)]
 struct Unsent {
     retry_at: Option<Timestamp>,
     reason: String,
@@ -191,16 +179,10 @@ impl Airalo {
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
         let connection = connection.hiding(&[&account.client_secret]);
-        Self { connection, account, token: Arc::default() }
+        Self { connection, account, tokens: Tokens::default() }
     }
 
-    /// A token that is good now; another one than `refused`.
-    async fn token(&self, now: Timestamp, refused: Option<&Token>) -> Result<Token, Unsent> {
-        let mut held = self.token.lock().await;
-        if let Some(token) = held.as_ref().filter(|token| Some(*token) != refused && now < token.ends_at) {
-            return Ok(token.clone());
-        }
-        *held = None;
+    async fn fetch_token(&self, now: Timestamp) -> Result<Token, NoToken<Unsent>> {
         let form = Serializer::new(String::new())
             .append_pair("client_id", &self.account.client_id)
             .append_pair("client_secret", &self.account.client_secret)
@@ -212,23 +194,20 @@ impl Airalo {
             headers: vec![("accept", "application/json".to_owned())],
             body: Some(("application/x-www-form-urlencoded", form.into_bytes())),
         };
+        let none = |retry_at, reason: String, raw| NoToken { failure: Unsent { retry_at, reason, raw }, retry_at };
         let answered = match self.connection.send(now, call).await {
             Sent::Answered(answered) => answered,
-            Sent::NotSent { reason } | Sent::Lost { reason } => {
-                return Err(Unsent { retry_at: None, raw: reason.clone(), reason });
-            }
+            Sent::NotSent { reason } | Sent::Lost { reason } => return Err(none(None, reason.clone(), reason)),
         };
         let data = answered.json().and_then(|body| body.get("data").cloned()).unwrap_or_default();
         let Some(token) = text(&data, "access_token").filter(|_| (200..300).contains(&answered.status)) else {
             let reason = format!("no token: status {}", answered.status);
-            return Err(Unsent { retry_at: answered.retry_at, reason, raw: answered.raw() });
+            return Err(none(answered.retry_at, reason, answered.raw()));
         };
         let life = integer(&data, "expires_in").filter(|seconds| *seconds > 0);
         let life = life.map_or(TOKEN_LIFE_MS, |seconds| seconds.saturating_mul(1_000));
         let ends_at = now.plus_millis(life.min(TOKEN_LIFE_MS).saturating_sub(TOKEN_MARGIN_MS));
-        let token = Token { text: token, ends_at };
-        *held = Some(token.clone());
-        Ok(token)
+        Ok(Token { text: token, ends_at })
     }
 
     /// Sends a call with a token; once more with another one where the first is refused, which proves that nothing was
@@ -236,7 +215,7 @@ impl Airalo {
     async fn send(&self, now: Timestamp, call: Call) -> Came {
         let mut refused = None;
         loop {
-            let token = match self.token(now, refused.as_ref()).await {
+            let token = match self.tokens.get(now, refused.as_ref(), self.fetch_token(now)).await {
                 Ok(token) => token,
                 Err(unsent) => return Came::Unsent(unsent),
             };

@@ -14,6 +14,7 @@ pub mod sandbox;
 mod signing;
 pub mod simulator;
 pub mod tgt;
+mod token;
 pub mod tsim;
 
 use callback::{Callback, CallbackRefusal, Notice};

@@ -7,6 +7,7 @@ use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{bytes_of_megabytes, integer, list, megabytes, profile, text};
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same};
+use crate::token::{NoToken, Token, Tokens};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::offer::{Cost, Data, Offer};
@@ -14,8 +15,6 @@ use domain::plan::Activation;
 use domain::time::Timestamp;
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::sync::Mutex;
 
 /// The envelope's code for success.
 pub(crate) const SUCCESS: &str = "0000";
@@ -73,19 +72,12 @@ impl std::fmt::Debug for Account {
     }
 }
 
-/// What lets calls in for a while.
-#[derive(Clone)]
-struct Token {
-    value: String,
-    until: Timestamp,
-}
-
 /// An account at TGT; clones share its token.
 #[derive(Clone)]
 pub struct Tgt {
     connection: Connection,
     account: Account,
-    token: Arc<Mutex<Option<Token>>>,
+    tokens: Tokens<Heard<NotRead>>,
 }
 
 impl std::fmt::Debug for Tgt {
@@ -163,20 +155,15 @@ impl Tgt {
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
         let connection = connection.hiding(&[&account.secret]);
-        Self { connection, account, token: Arc::default() }
+        Self { connection, account, tokens: Tokens::default() }
     }
 
-    /// The token, fetched where there is none but the `stale` one. Whoever comes meanwhile waits for it.
-    async fn token(&self, now: Timestamp, stale: Option<&str>) -> Result<String, Heard<NotRead>> {
-        let mut known = self.token.lock().await;
-        if let Some(token) = known.as_ref().filter(|token| now < token.until && stale != Some(&token.value)) {
-            return Ok(token.value.clone());
-        }
-        *known = None;
+    async fn fetch_token(&self, now: Timestamp) -> Result<Token, NoToken<Heard<NotRead>>> {
         let body = json!({"accountId": self.account.account, "secret": self.account.secret});
         let answered = match self.connection.send(now, Call::post("oauth/token", &body)).await {
             Sent::NotSent { reason } | Sent::Lost { reason } => {
-                return Err(Heard::new(NotRead::TryLater { retry_at: None, reason: reason.clone() }, reason));
+                let failure = NotRead::TryLater { retry_at: None, reason: reason.clone() };
+                return Err(NoToken { failure: Heard::new(failure, reason), retry_at: None });
             }
             Sent::Answered(answered) => answered,
         };
@@ -187,12 +174,11 @@ impl Tgt {
             match envelope {
                 Some(envelope) if envelope.is_success() => {
                     // The document says one name, the sandbox another.
-                    let value = text(&envelope.data, "accessToken").or_else(|| text(&envelope.data, "token"));
-                    if let Some(value) = value {
+                    let token = text(&envelope.data, "accessToken").or_else(|| text(&envelope.data, "token"));
+                    if let Some(token) = token {
                         let seconds = integer(&envelope.data, "expires").unwrap_or(TOKEN_SECONDS);
                         let lasts = seconds.saturating_mul(1_000).saturating_sub(TOKEN_MARGIN_MS);
-                        *known = Some(Token { value: value.clone(), until: now.plus_millis(lasts) });
-                        return Ok(value);
+                        return Ok(Token { text: token, ends_at: now.plus_millis(lasts) });
                     }
                     NotRead::NotUnderstood { reason: "an answer without a token".to_owned() }
                 }
@@ -203,18 +189,18 @@ impl Tgt {
                 _ => later(&answered, format!("status {} instead of a token", answered.status)),
             }
         };
-        Err(Heard::new(refused, answered.raw()))
+        Err(NoToken { failure: Heard::new(refused, answered.raw()), retry_at: answered.retry_at })
     }
 
     /// Sends a call with a token, and once more with a new one where the old one is not taken.
     async fn ask(&self, now: Timestamp, path: &str, body: &Value) -> Asked {
         let mut stale = None;
         loop {
-            let token = match self.token(now, stale.as_deref()).await {
+            let token = match self.tokens.get(now, stale.as_ref(), self.fetch_token(now)).await {
                 Ok(token) => token,
                 Err(heard) => return Asked::NoToken(heard),
             };
-            let call = Call::post(path, body).with("Authorization", format!("Bearer {token}"));
+            let call = Call::post(path, body).with("Authorization", format!("Bearer {}", token.text));
             let answered = match self.connection.send(now, call).await {
                 Sent::NotSent { reason } => return Asked::NotSent(reason),
                 Sent::Lost { reason } => return Asked::Lost(reason),

@@ -120,6 +120,18 @@ impl Faults {
         self.plan(Planned { says: Said { status, body }, ..Planned::once(Fault::Says, path) });
     }
 
+    /// How many calls still meet a fault that was planned for `path`.
+    #[must_use]
+    pub fn left(&self, path: &str) -> u32 {
+        let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        planned.iter().filter(|planned| planned.path == path).map(|planned| planned.times).sum()
+    }
+
+    /// Nothing more goes wrong with calls.
+    pub fn clear(&self) {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Sets what goes wrong with callbacks.
     pub fn set_callbacks(&self, faults: CallbackFaults) {
         *self.callbacks.lock().unwrap_or_else(PoisonError::into_inner) = faults;

@@ -78,7 +78,12 @@ tells! { tgt_alone, tgt:
     tokens::without_a_token_nothing_is_bought,
     tokens::an_old_token_is_replaced_once,
     tokens::who_comes_meanwhile_waits_for_the_token,
+    tokens::a_token_that_cannot_be_had_is_asked_for_once,
     callbacks::changed_news_is_refused,
+}
+
+tells! { airalo_alone, airalo:
+    tokens::a_token_that_cannot_be_had_is_asked_for_once,
 }
 
 tells! { esim_go_alone, esim_go:
