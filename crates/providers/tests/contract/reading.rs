@@ -1,6 +1,6 @@
 //! Everything else an upstream is asked: what it sells, what was used, what is left, and what comes back.
 
-use crate::stage::{BALANCE_CENTS, Case, Stage};
+use crate::stage::{BALANCE_CENTS, Case, Stage, one_of_each};
 use domain::fulfilment::{Cancellation, Outcome};
 use domain::offer::Data;
 use providers::offer::Life;
@@ -21,7 +21,7 @@ fn data(plan: &CataloguePlan) -> Data {
 pub async fn all_offers_are_read_and_every_change_is_seen(case: Case) {
     let stage = Stage::of(case).await;
     let shop = stage.simulator.shop();
-    let offers = stage.upstream.offers(stage.now()).await.meaning.unwrap();
+    let offers = one_of_each(stage.upstream.offers(stage.now()).await.meaning.unwrap());
     let plans = shop.plans();
     assert_eq!(offers.len(), plans.len());
     for plan in plans.into_iter().map(|listed| (stage.case.listed)(listed.plan)) {
