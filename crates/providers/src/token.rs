@@ -117,11 +117,9 @@ mod tests {
         Token { text: text.to_owned(), ends_at: NOW.plus_millis(60_000) }
     }
 
-    fn failing(retry_at: Option<Timestamp>) -> impl Future<Output = Result<Token, NoToken<&'static str>>> {
-        async move {
-            tokio::task::yield_now().await;
-            Err(NoToken { failure: "away", retry_at })
-        }
+    async fn failing(retry_at: Option<Timestamp>) -> Result<Token, NoToken<&'static str>> {
+        tokio::task::yield_now().await;
+        Err(NoToken { failure: "away", retry_at })
     }
 
     async fn told(tokens: &Tokens<&'static str>, after_ms: i64) -> Result<String, &'static str> {
