@@ -4,7 +4,7 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{bytes_of_megabytes, integer, list, megabytes, profile, text};
+use crate::lenient::{bytes_of_megabytes, integer, is_list, list, megabytes, profile, text};
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same};
 use crate::token::{NoToken, Token, Tokens};
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 pub(crate) const SUCCESS: &str = "0000";
 /// Asked too often.
 pub(crate) const TOO_FREQUENT: &str = "0429";
-/// Not available now. Whoever repeats a purchase under its key is sold one.
+/// Not available, and no more is known of it: whether an order was taken before, it does not say.
 const UNAVAILABLE: &str = "2000";
 /// A token that is not valid any more, or not known.
 pub(crate) const TOKEN_CODES: [&str; 2] = ["2003", "2004"];
@@ -112,6 +112,11 @@ impl Envelope {
         self.code == SUCCESS
     }
 
+    /// Whether the service itself says so; what failed behind it has its code in `subCode`.
+    fn says(&self, codes: &[&str]) -> bool {
+        codes.contains(&self.code.as_str())
+    }
+
     fn has(&self, codes: &[&str]) -> bool {
         let sub_code = self.sub_code.as_deref().unwrap_or_default();
         codes.contains(&self.code.as_str()) || codes.contains(&sub_code)
@@ -141,13 +146,21 @@ fn later(answered: &Answered, reason: String) -> NotRead {
     NotRead::TryLater { retry_at: answered.retry_at, reason }
 }
 
-/// What says that everybody has to wait, whatever was asked.
+fn wait(answered: &Answered, envelope: Option<&Envelope>) -> NotRead {
+    let words = envelope.map_or("", |envelope| envelope.message.as_str());
+    later(answered, format!("status {}: {words}", answered.status))
+}
+
+/// What says that this call was one too many: it was turned away, and nothing was done, whatever the status.
+fn too_frequent(answered: &Answered, envelope: Option<&Envelope>) -> Option<NotRead> {
+    let says = envelope.is_some_and(|envelope| envelope.says(&[TOO_FREQUENT, "429"]));
+    (answered.status == 429 || says).then(|| wait(answered, envelope))
+}
+
+/// What says that whoever only reads has to wait.
 fn busy(answered: &Answered, envelope: Option<&Envelope>) -> Option<NotRead> {
-    let says = envelope.is_some_and(|envelope| envelope.has(&[TOO_FREQUENT, "429", UNAVAILABLE]));
-    (answered.status == 429 || says).then(|| {
-        let words = envelope.map_or("", |envelope| envelope.message.as_str());
-        later(answered, format!("status {}: {words}", answered.status))
-    })
+    let says = envelope.is_some_and(|envelope| envelope.says(&[UNAVAILABLE]));
+    too_frequent(answered, envelope).or_else(|| says.then(|| wait(answered, envelope)))
 }
 
 impl Tgt {
@@ -328,6 +341,10 @@ impl Tgt {
                 Ok(data) => data,
                 Err(error) => return Heard::new(Err(error), raw),
             };
+            if !is_list(&data, "list") {
+                let reason = "the answer has no list of products".to_owned();
+                return Heard::new(Err(NotRead::NotUnderstood { reason }), raw);
+            }
             let products = list(&data, "list");
             seen = seen.saturating_add(products.len());
             offers.extend(products.iter().filter_map(|product| offer(product, &self.account.currency)));
@@ -341,7 +358,7 @@ impl Tgt {
 }
 
 fn is_token_refused(answered: &Answered) -> bool {
-    answered.status == 401 || Envelope::of(answered).is_some_and(|envelope| envelope.has(&TOKEN_CODES))
+    answered.status == 401 || Envelope::of(answered).is_some_and(|envelope| envelope.says(&TOKEN_CODES))
 }
 
 /// What could not be sent was not sold, whatever the reason.
@@ -358,10 +375,11 @@ fn not_now(not_read: NotRead) -> Outcome {
 /// What the answer to an order means, and the order's number.
 fn created(now: Timestamp, answered: &Answered) -> (Outcome, Option<String>) {
     let envelope = Envelope::of(answered);
-    if let Some(busy) = busy(answered, envelope.as_ref()) {
-        return (not_now(busy), None);
+    let is_success = envelope.as_ref().is_some_and(Envelope::is_success);
+    if let Some(too_frequent) = too_frequent(answered, envelope.as_ref()).filter(|_| !is_success) {
+        return (not_now(too_frequent), None);
     }
-    if is_token_refused(answered) {
+    if is_token_refused(answered) && !is_success {
         return (not_now(later(answered, "the token is not taken".to_owned())), None);
     }
     let outcome = match envelope {
@@ -375,10 +393,10 @@ fn created(now: Timestamp, answered: &Answered) -> (Outcome, Option<String>) {
             let (code, message) = envelope.told();
             Outcome::Refused { code, message }
         }
-        Some(envelope) if (200..300).contains(&answered.status) && envelope.has(&NEVER_TRIED) => {
-            let (code, message) = envelope.told();
-            Outcome::Refused { code, message }
+        Some(envelope) if (200..300).contains(&answered.status) && envelope.says(&NEVER_TRIED) => {
+            Outcome::Refused { code: envelope.code, message: envelope.message }
         }
+        // "Unavailable" (2000) too: the list of codes has no more than this word.
         Some(envelope) if answered.status < 500 => Outcome::Unknown { reason: envelope.reason() },
         None if answered.was_turned_away() => not_now(later(answered, format!("status {}", answered.status))),
         _ => Outcome::Unknown { reason: format!("status {} without an envelope", answered.status) },
@@ -670,12 +688,18 @@ mod tests {
             (200, "<html>"),
             (500, "<html>"),
             (502, r#"{"code":"1003","msg":"parameter"}"#),
+            (200, r#"{"code":"2000","msg":"unavailable"}"#),
+            (503, r#"{"code":"2000","msg":"unavailable"}"#),
+            // What failed behind the service may have failed after the sale.
+            (200, r#"{"code":"5000","msg":"remote error","subCode":"0429"}"#),
+            (200, r#"{"code":"5000","msg":"remote error","subCode":"2003"}"#),
+            (200, r#"{"code":"5000","msg":"remote error","subCode":"1003"}"#),
         ] {
             assert!(matches!(outcome(status, text), Outcome::Unknown { .. }), "{status} {text}");
         }
         for (status, text) in [
             (200, r#"{"code":"0429","msg":"too frequent"}"#),
-            (200, r#"{"code":"2000","msg":"unavailable"}"#),
+            (503, r#"{"code":"0429","msg":"too frequent"}"#),
             (200, r#"{"code":2004,"msg":"token"}"#),
             (401, ""),
             (403, "<html>"),

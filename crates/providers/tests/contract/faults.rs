@@ -4,7 +4,8 @@ use crate::stage::{Case, Stage, one_of_each};
 use domain::fulfilment::{LookUp, NotYet, Outcome};
 use providers::NotRead;
 use providers::sandbox::DELIVERS;
-use providers::simulator::{Fault, Planned};
+use providers::simulator::{Fault, Planned, Said};
+use serde_json::json;
 use std::time::Duration;
 
 pub async fn too_many_requests_are_tried_later(case: Case) {
@@ -65,4 +66,27 @@ pub async fn wrong_types_mean_the_same(case: Case) {
     assert_eq!(profiles[0].iccid, shop.esims(&shop.sales()[0])[0].profile.iccid);
     let offers = one_of_each(stage.upstream.offers(stage.now()).await.meaning.unwrap());
     assert_eq!(offers.len(), shop.plans().len());
+}
+
+pub async fn what_is_unavailable_may_have_sold(case: Case) {
+    let stage = Stage::of(case).await;
+    let mut purchase = stage.purchase("order-1-1", DELIVERS, 1);
+    let unavailable = json!({"code": "2000", "msg": "unavailable"});
+    for status in [200, 400, 503] {
+        stage.simulator.faults().say(stage.case.buying, status, unavailable.clone());
+        let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+        assert!(matches!(placed, Outcome::Unknown { .. }), "{status}: {placed:?}");
+    }
+    // Who is told that it was one call too many was not sold anything, in whatever status.
+    for status in [200, 429, 503] {
+        stage.simulator.faults().say(stage.case.buying, status, json!({"code": "0429", "msg": "too frequent"}));
+        let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+        assert!(matches!(placed, Outcome::NotYet(NotYet::TryLater { .. })), "{status}: {placed:?}");
+    }
+    assert_eq!(stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning, LookUp::NotFound);
+    let says = Said { status: 200, body: unavailable };
+    stage.simulator.faults().plan(Planned { says, ..Planned::once(Fault::DoesAndSays, stage.case.buying) });
+    let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+    assert!(matches!(placed, Outcome::Unknown { .. }), "{placed:?}");
+    assert_eq!((stage.found(&mut purchase).await.len(), stage.sales()), (1, 1));
 }
