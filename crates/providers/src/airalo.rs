@@ -131,7 +131,8 @@ fn said(answered: &Answered) -> Said {
     let body = answered.json();
     let business = body.as_ref().and_then(|body| {
         let code = text(body, "code")?;
-        Some((code, text(body, "reason").or_else(|| text(body, "message")).unwrap_or_default()))
+        let words = text(body, "reason").or_else(|| text(body, "message"));
+        Some((code, answered.words(words.unwrap_or_default())))
     });
     match (status, body, business) {
         (200..=299, Some(body), _) => Said::Yes(body),
@@ -143,10 +144,12 @@ fn said(answered: &Answered) -> Said {
         (BUSINESS, _, Some((code, message))) if code == MAINTENANCE => Said::Later(format!("{code}: {message}")),
         (BUSINESS, _, Some((code, message))) if NOT_SOLD.contains(&code.as_str()) => Said::No { code, message },
         (BUSINESS, Some(body), None) if is_complaint(&body) => {
-            Said::No { code: status.to_string(), message: complaint(&body) }
+            Said::No { code: status.to_string(), message: answered.words(complaint(&body)) }
         }
         (400 | 404 | 422, _, Some((code, message))) => Said::Other { code, message },
-        (400 | 404 | 422, Some(body), None) => Said::Other { code: status.to_string(), message: complaint(&body) },
+        (400 | 404 | 422, Some(body), None) => {
+            Said::Other { code: status.to_string(), message: answered.words(complaint(&body)) }
+        }
         _ => Said::Unclear(format!("status {status} without a known answer")),
     }
 }

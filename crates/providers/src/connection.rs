@@ -23,6 +23,8 @@ pub struct Address {
 const MOST_ANSWER_BYTES: usize = 64 * 1_024 * 1_024;
 /// How much of an answer is kept for an investigation, characters.
 const MOST_RAW_CHARACTERS: usize = 8_000;
+/// How much of an upstream's words is told, characters.
+const MOST_WORDS: usize = 300;
 /// How long making a connection may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How long an upstream may ask us to wait, at least and at most, milliseconds: not at all would be a loop, and a slip
@@ -148,6 +150,17 @@ impl Answered {
     #[must_use]
     pub fn was_turned_away(&self) -> bool {
         matches!(self.status, 401 | 403 | 407 | 413)
+    }
+
+    /// The upstream's words as they may be shown: without what installs an eSIM or lets one in.
+    #[must_use]
+    pub(crate) fn words(&self, told: impl Into<String>) -> String {
+        let mut told = Value::from(told.into());
+        hide(&mut told);
+        let text = told.as_str().unwrap_or(HIDDEN);
+        let text = if text.to_lowercase().contains("matching") { HIDDEN } else { text };
+        let text = self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN));
+        text.chars().take(MOST_WORDS).collect()
     }
 
     /// What is kept of the answer: status and the beginning of the body, without what installs an eSIM or lets one in.
@@ -399,8 +412,10 @@ mod tests {
         let call = Call::get("x").with("authorization", "Bearer demo_bearer_01");
         let secrets = connection.secrets_of(&call);
         for text in [r#"{"msg":"demo_bearer_01 and demo_code_01 are wrong, 1"}"#, "demo_bearer_01, demo_code_01, 1"] {
-            let raw = Answered { secrets: secrets.clone(), ..Answered::new(400, text) }.raw();
-            assert!(!raw.contains("demo") && raw.contains('1'), "{raw}");
+            let answered = Answered { secrets: secrets.clone(), ..Answered::new(400, text) };
+            for shown in [answered.raw(), answered.words(text)] {
+                assert!(!shown.contains("demo") && shown.contains('1'), "{shown}");
+            }
         }
     }
 

@@ -143,7 +143,8 @@ fn envelope(answered: &Answered) -> Option<Envelope> {
     let code = text(&body, "errorCode").filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()))?;
     let code = format!("{code:0>6}");
     // The tables call it by one name, the samples by the other.
-    let message = text(&body, "errorMsg").or_else(|| text(&body, "errorMessage")).unwrap_or_default();
+    let message = text(&body, "errorMsg").or_else(|| text(&body, "errorMessage"));
+    let message = answered.words(message.unwrap_or_default());
     Some(Envelope::Refusal { code, message })
 }
 

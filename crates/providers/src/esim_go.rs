@@ -103,13 +103,15 @@ fn said(answered: &Answered) -> Said {
     let status = answered.status;
     let reason = format!("status {status}");
     let retry_at = answered.retry_at;
-    match (status, words(answered)) {
+    let words = words(answered);
+    let is_about_the_key = words.as_deref().is_some_and(is_about_the_key);
+    match (status, words.map(|words| answered.words(words))) {
         (200..=299, _) => match answered.json() {
             Some(body) => Said::Body(body),
             None => Said::Unclear { reason: format!("{reason} without JSON") },
         },
         (401, message) => Said::Later { retry_at, reason: message.unwrap_or(reason) },
-        (403, Some(message)) if is_about_the_key(&message) => Said::Later { retry_at, reason: message },
+        (403, Some(message)) if is_about_the_key => Said::Later { retry_at, reason: message },
         (400 | 403 | 404 | 422, Some(message)) => Said::Refusal { code: status.to_string(), message },
         (400 | 403 | 404 | 422 | 429, message) => Said::Later { retry_at, reason: message.unwrap_or(reason) },
         (503, message) => Said::Processing { retry_at, reason: message.unwrap_or(reason) },

@@ -101,9 +101,9 @@ impl Envelope {
         let mut body = answered.json()?;
         Some(Self {
             code: text(&body, "code")?,
-            message: text(&body, "msg").unwrap_or_default(),
+            message: answered.words(text(&body, "msg").unwrap_or_default()),
             sub_code: text(&body, "subCode"),
-            sub_message: text(&body, "subMsg"),
+            sub_message: text(&body, "subMsg").map(|words| answered.words(words)),
             data: body.get_mut("data").map(Value::take).unwrap_or_default(),
         })
     }

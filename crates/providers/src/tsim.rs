@@ -81,7 +81,7 @@ enum Envelope {
 fn envelope(answered: &Answered) -> Option<Envelope> {
     let body = answered.json().filter(|_| (200..300).contains(&answered.status))?;
     let code = text(&body, "code").filter(|code| code.parse::<i64>().is_ok())?;
-    let message = text(&body, "msg").unwrap_or_default();
+    let message = answered.words(text(&body, "msg").unwrap_or_default());
     Some(if code == SUCCESS.to_string() {
         Envelope::Success(body.get("result").cloned().unwrap_or(Value::Null))
     } else {
