@@ -20,7 +20,7 @@ pub struct Capabilities {
 }
 
 /// An eSIM profile as an upstream delivered it. Texts are kept as received, case unchanged.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Profile {
     /// ICCID, 18 to 22 digits, without the trailing `F`. Not a key: upstreams re-use them.
     pub iccid: String,
@@ -44,6 +44,13 @@ pub struct Profile {
     pub puk: Option<String>,
     /// The last moment the profile can be installed.
     pub install_by: Option<Timestamp>,
+}
+
+// Whoever reads a log must not be able to install what somebody bought.
+impl std::fmt::Debug for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Profile").field("iccid", &self.iccid).finish_non_exhaustive()
+    }
 }
 
 /// What came of asking an upstream to sell.

@@ -7,6 +7,7 @@ use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{bytes_of_megabytes, integer, list, local_time, profile, text, truth};
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same, mac};
+use crate::token::{NoToken, Token, Tokens};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use aws_lc_rs::hmac::HMAC_SHA512;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
@@ -17,8 +18,6 @@ use form_urlencoded::Serializer;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::sync::Arc;
-use tokio::sync::Mutex;
 
 /// The most eSIMs of one order, as the reference of `POST /v2/orders` says.
 const QUANTITY_PER_CALL: u32 = 50;
@@ -40,9 +39,12 @@ const ORDERS_PAGE: usize = 100;
 /// Pages after which a list that never ends is left.
 const MOST_PAGES: usize = 100;
 
-/// Business codes, told with status 422: `{"code": n, "reason": "..."}`.
+/// Business codes are told with status 422: `{"code": n, "reason": "..."}`.
+const BUSINESS: u16 = 422;
 const MAINTENANCE: &str = "13";
-const UNEXPECTED: &str = "53";
+/// Those that say why nothing was sold: credit, checksum, top-up disabled, stock, package, bad request, recycled. Code
+/// 53 ("unexpected") does not, nor does any that is not published.
+const NOT_SOLD: [&str; 7] = ["11", "14", "23", "33", "34", "43", "73"];
 
 const NO_CANCEL: &str = "Airalo takes no eSIM back: it has requests for refunds, which its staff reviews";
 
@@ -91,23 +93,12 @@ pub(crate) fn spellings(value: &Value) -> [String; 3] {
 pub struct Airalo {
     connection: Connection,
     account: Account,
-    /// Locked while a token is fetched, so that nobody else fetches one: three a minute are allowed.
-    token: Arc<Mutex<Option<Token>>>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-struct Token {
-    text: String,
-    ends_at: Timestamp,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token").field("ends_at", &self.ends_at).finish_non_exhaustive()
-    }
+    /// Three a minute are allowed.
+    tokens: Tokens<Unsent>,
 }
 
 /// Why a call was not sent.
+#[derive(Clone)]
 struct Unsent {
     retry_at: Option<Timestamp>,
     reason: String,
@@ -125,8 +116,10 @@ enum Came {
 enum Said {
     /// Status 2xx with JSON.
     Yes(Value),
-    /// A definite no.
+    /// One of the refusals that are published: nothing was done.
     No { code: String, message: String },
+    /// Words of the service that are no published refusal: who only reads takes them for a no, who buys does not.
+    Other { code: String, message: String },
     /// Not now: nothing was done.
     Later(String),
     /// Nobody knows what was done.
@@ -138,7 +131,8 @@ fn said(answered: &Answered) -> Said {
     let body = answered.json();
     let business = body.as_ref().and_then(|body| {
         let code = text(body, "code")?;
-        Some((code, text(body, "reason").or_else(|| text(body, "message")).unwrap_or_default()))
+        let words = text(body, "reason").or_else(|| text(body, "message"));
+        Some((code, answered.words(words.unwrap_or_default())))
     });
     match (status, body, business) {
         (200..=299, Some(body), _) => Said::Yes(body),
@@ -147,16 +141,25 @@ fn said(answered: &Answered) -> Said {
             let (code, message) = business.unwrap_or_default();
             Said::Later(format!("status {status} {code} {message}").trim_end().to_owned())
         }
-        (400 | 404 | 422, _, Some((code, message))) if code == MAINTENANCE => Said::Later(format!("{code}: {message}")),
-        (400 | 404 | 422, _, Some((code, message))) if code == UNEXPECTED => {
-            Said::Unclear(format!("{code}: {message}"))
+        (BUSINESS, _, Some((code, message))) if code == MAINTENANCE => Said::Later(format!("{code}: {message}")),
+        (BUSINESS, _, Some((code, message))) if NOT_SOLD.contains(&code.as_str()) => Said::No { code, message },
+        (BUSINESS, Some(body), None) if is_complaint(&body) => {
+            Said::No { code: status.to_string(), message: answered.words(complaint(&body)) }
         }
-        (400 | 404 | 422, _, Some((code, message))) => Said::No { code, message },
-        (400 | 404 | 422, Some(body), None) => Said::No { code: status.to_string(), message: complaint(&body) },
-        // Something before the service turned the call away.
-        (400 | 404 | 405, None, None) => Said::Later(format!("status {status}")),
+        (400 | 404 | 422, _, Some((code, message))) => Said::Other { code, message },
+        (400 | 404 | 422, Some(body), None) => {
+            Said::Other { code: status.to_string(), message: answered.words(complaint(&body)) }
+        }
         _ => Said::Unclear(format!("status {status} without a known answer")),
     }
+}
+
+/// Whether a body is the published refusal of a form: complaints about its fields, and nothing else.
+fn is_complaint(body: &Value) -> bool {
+    let is_text = |told: &Value| told.as_str().is_some_and(|told| !told.is_empty());
+    let is_told = |told: &Value| is_text(told) || told.as_array().is_some_and(|all| all.iter().all(is_text));
+    let fields = body.get("data").and_then(Value::as_object);
+    fields.is_some_and(|fields| !fields.is_empty() && !fields.contains_key("id") && fields.values().all(is_told))
 }
 
 /// What a refused form says: `{"data": {"<field>": "<text>"}, "meta": {"message": "..."}}`.
@@ -179,6 +182,35 @@ fn entries<'v>(value: &'v Value, name: &str) -> Vec<&'v Value> {
     }
 }
 
+/// What is known of the rest of a list after one of its pages.
+#[derive(Debug, PartialEq, Eq)]
+enum Rest {
+    /// There is none: the answer says so.
+    None,
+    /// There is more.
+    More,
+    /// The answer does not say, or contradicts itself.
+    Unknown,
+}
+
+/// What follows a page of orders, of which `seen` came so far. A page that is not full proves nothing: the service may
+/// give fewer than it was asked for.
+fn rest(body: &Value, page: usize, entries: usize, seen: usize) -> Rest {
+    let number = |name| body.get("meta").and_then(|meta| integer(meta, name));
+    let number = |name| number(name).and_then(|told| usize::try_from(told).ok());
+    let (current, last, total) = (number("current_page"), number("last_page"), number("total"));
+    if current.is_some_and(|current| current != page) {
+        return Rest::Unknown;
+    }
+    match last {
+        Some(last) if page < last && entries == 0 => Rest::Unknown,
+        Some(last) if page < last => Rest::More,
+        Some(_) if total.is_some_and(|total| seen < total) => Rest::Unknown,
+        Some(_) => Rest::None,
+        None => Rest::Unknown,
+    }
+}
+
 /// Whether `page` is the last one, as the answer tells; where it does not, a page that is not full is.
 fn is_last(body: &Value, page: usize, entries: usize, size: usize) -> bool {
     let last = body.get("meta").and_then(|meta| integer(meta, "last_page"));
@@ -190,16 +222,11 @@ impl Airalo {
     /// An account behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
-        Self { connection, account, token: Arc::default() }
+        let connection = connection.hiding(&[&account.client_secret]);
+        Self { connection, account, tokens: Tokens::default() }
     }
 
-    /// A token that is good now; another one than `refused`.
-    async fn token(&self, now: Timestamp, refused: Option<&Token>) -> Result<Token, Unsent> {
-        let mut held = self.token.lock().await;
-        if let Some(token) = held.as_ref().filter(|token| Some(*token) != refused && now < token.ends_at) {
-            return Ok(token.clone());
-        }
-        *held = None;
+    async fn fetch_token(&self, now: Timestamp) -> Result<Token, NoToken<Unsent>> {
         let form = Serializer::new(String::new())
             .append_pair("client_id", &self.account.client_id)
             .append_pair("client_secret", &self.account.client_secret)
@@ -211,23 +238,20 @@ impl Airalo {
             headers: vec![("accept", "application/json".to_owned())],
             body: Some(("application/x-www-form-urlencoded", form.into_bytes())),
         };
+        let none = |retry_at, reason: String, raw| NoToken { failure: Unsent { retry_at, reason, raw }, retry_at };
         let answered = match self.connection.send(now, call).await {
             Sent::Answered(answered) => answered,
-            Sent::NotSent { reason } | Sent::Lost { reason } => {
-                return Err(Unsent { retry_at: None, raw: reason.clone(), reason });
-            }
+            Sent::NotSent { reason } | Sent::Lost { reason } => return Err(none(None, reason.clone(), reason)),
         };
         let data = answered.json().and_then(|body| body.get("data").cloned()).unwrap_or_default();
         let Some(token) = text(&data, "access_token").filter(|_| (200..300).contains(&answered.status)) else {
             let reason = format!("no token: status {}", answered.status);
-            return Err(Unsent { retry_at: answered.retry_at, reason, raw: answered.raw() });
+            return Err(none(answered.retry_at, reason, answered.raw()));
         };
         let life = integer(&data, "expires_in").filter(|seconds| *seconds > 0);
         let life = life.map_or(TOKEN_LIFE_MS, |seconds| seconds.saturating_mul(1_000));
         let ends_at = now.plus_millis(life.min(TOKEN_LIFE_MS).saturating_sub(TOKEN_MARGIN_MS));
-        let token = Token { text: token, ends_at };
-        *held = Some(token.clone());
-        Ok(token)
+        Ok(Token { text: token, ends_at })
     }
 
     /// Sends a call with a token; once more with another one where the first is refused, which proves that nothing was
@@ -235,7 +259,7 @@ impl Airalo {
     async fn send(&self, now: Timestamp, call: Call) -> Came {
         let mut refused = None;
         loop {
-            let token = match self.token(now, refused.as_ref()).await {
+            let token = match self.tokens.get(now, refused.as_ref(), self.fetch_token(now)).await {
                 Ok(token) => token,
                 Err(unsent) => return Came::Unsent(unsent),
             };
@@ -261,7 +285,9 @@ impl Airalo {
             Came::Answered(answered) => {
                 let read = match said(&answered) {
                     Said::Yes(body) => Ok(body),
-                    Said::No { code, message } => Err(NotRead::Refused { code, message }),
+                    Said::No { code, message } | Said::Other { code, message } => {
+                        Err(NotRead::Refused { code, message })
+                    }
                     Said::Later(reason) | Said::Unclear(reason) => later(answered.retry_at, reason),
                 };
                 Heard::new(read, answered.raw())
@@ -287,6 +313,7 @@ impl Airalo {
                         None => unknown("sold, it says, without a number".to_owned()),
                     },
                     Said::No { code, message } => Outcome::Refused { code, message },
+                    Said::Other { code, message } => unknown(format!("{code}: {message}")),
                     Said::Later(reason) => later(answered.retry_at, reason),
                     Said::Unclear(reason) => unknown(reason),
                 };
@@ -307,8 +334,9 @@ impl Airalo {
                 Err(error) => return Heard::new(Err(error), raw),
             };
             let places = entries(&body, "data");
+            let discount = discount(&body);
+            let discount = discount.as_ref();
             for place in &places {
-                let discount = discount(&body);
                 offers.extend(entries(place, "operators").into_iter().flat_map(|operator| {
                     entries(operator, "packages")
                         .into_iter()
@@ -333,7 +361,7 @@ impl Airalo {
         heard
             .map(|read| match read {
                 Ok(body) => match body.get("data").filter(|data| text(data, "id").is_some()) {
-                    Some(data) => found(data, purchase.quantity),
+                    Some(data) => found(data, purchase),
                     None => LookUp::CannotTell { reason: "an order without a number".to_owned() },
                 },
                 // Airalo gave the number itself: that it is not there proves nothing.
@@ -342,10 +370,14 @@ impl Airalo {
             .of_order(number)
     }
 
-    /// Looks an order up by our reference. The filter finds all descriptions that contain it.
+    /// Looks an order up by our reference. The filter finds all descriptions that contain it. "Not found" is only said
+    /// after the list was read to its end: whoever hears that buys again.
     async fn order_of(&self, now: Timestamp, purchase: &Purchase) -> Heard<LookUp> {
         let reference: String = form_urlencoded::byte_serialize(purchase.reference.as_bytes()).collect();
         let mut raw = String::new();
+        let mut seen = 0_usize;
+        let mut wrong = None;
+        let cannot_tell = |reason: &str| LookUp::CannotTell { reason: reason.to_owned() };
         for page in 1..=MOST_PAGES {
             let path = format!(
                 "v2/orders?filter[description]={reference}&include=sims,status&limit={ORDERS_PAGE}&page={page}"
@@ -357,24 +389,50 @@ impl Airalo {
                 Err(error) => return Heard::new(not_found_out(error), raw),
             };
             if body.get("data").is_none_or(|data| !data.is_array() && !data.is_object()) {
-                return Heard::new(LookUp::CannotTell { reason: "an answer without a list".to_owned() }, raw);
+                return Heard::new(cannot_tell("an answer without a list"), raw);
             }
             let orders = entries(&body, "data");
-            let ours = orders.iter().find(|order| text(order, "description").as_ref() == Some(&purchase.reference));
-            if let Some(order) = ours {
+            seen = seen.saturating_add(orders.len());
+            let has_reference = |order: &&Value| text(order, "description").as_ref() == Some(&purchase.reference);
+            let ours: Vec<&Value> = orders.iter().copied().filter(has_reference).collect();
+            if let Some(order) = ours.iter().find(|order| is_of_kind(order, purchase)) {
                 let number = text(order, "id");
                 return match number {
                     // The list may leave the eSIMs out; the order itself has them.
                     Some(number) if entries(order, "sims").is_empty() => self.order(now, &number, purchase).await,
-                    number => Heard::new(found(order, purchase.quantity), raw).of_order(number),
+                    number => Heard::new(found(order, purchase), raw).of_order(number),
                 };
             }
-            if is_last(&body, page, orders.len(), ORDERS_PAGE) {
-                return Heard::new(LookUp::NotFound, raw);
+            if orders.iter().any(|order| order.get("description").is_none()) {
+                return Heard::new(cannot_tell("an order does not tell its description"), raw);
+            }
+            wrong = wrong.or(ours.first().map(|order| wrong_kind(order)));
+            match rest(&body, page, orders.len(), seen) {
+                Rest::None => {
+                    let look_up = wrong.map_or(LookUp::NotFound, |reason| LookUp::CannotTell { reason });
+                    return Heard::new(look_up, raw);
+                }
+                Rest::Unknown => return Heard::new(cannot_tell("where the list ends is not told"), raw),
+                Rest::More => {}
             }
         }
-        Heard::new(LookUp::CannotTell { reason: "the list of orders does not end".to_owned() }, raw)
+        Heard::new(cannot_tell("the list of orders does not end"), raw)
     }
+}
+
+/// Whether an order is of what was bought: eSIMs, or data for one. Data that is added comes as an order of its own, with
+/// the id of a package that only adds.
+fn is_of_kind(order: &Value, purchase: &Purchase) -> bool {
+    !is_top_up(order) || text(order, "package_id").as_ref() == Some(&purchase.upstream_plan_id)
+}
+
+fn is_top_up(order: &Value) -> bool {
+    text(order, "type").is_some_and(|kind| kind.eq_ignore_ascii_case("topup"))
+}
+
+fn wrong_kind(order: &Value) -> String {
+    let package = text(order, "package_id").unwrap_or_default();
+    format!("the order of this number added {package} to an eSIM")
 }
 
 fn not_found_out(error: NotRead) -> LookUp {
@@ -386,21 +444,21 @@ fn not_found_out(error: NotRead) -> LookUp {
     }
 }
 
-/// What an order that was found says of a purchase of so many.
-fn found(order: &Value, quantity: u32) -> LookUp {
+/// What an order that was found says of a purchase.
+fn found(order: &Value, purchase: &Purchase) -> LookUp {
+    if !is_of_kind(order, purchase) {
+        return LookUp::CannotTell { reason: wrong_kind(order) };
+    }
     // Data that was added comes without eSIMs.
-    if text(order, "type").as_deref() == Some("topup") {
+    if is_top_up(order) {
         return LookUp::Delivered { profiles: Vec::new() };
     }
-    if let Some(profiles) = profiles(order, quantity) {
+    if let Some(profiles) = profiles(order, purchase.quantity) {
         return LookUp::Delivered { profiles };
     }
-    let status = order.get("status").and_then(|status| text(status, "slug"));
-    if status.as_deref() == Some("failed") && entries(order, "sims").is_empty() {
-        let message = text(order, "reason").unwrap_or_default();
-        return LookUp::Refused { code: "failed".to_owned(), message };
-    }
-    LookUp::CannotTell { reason: short(order, quantity) }
+    // What an order's states are, and whether one that failed is paid for, is not published.
+    let status = order.get("status").and_then(|status| text(status, "slug")).unwrap_or_default();
+    LookUp::CannotTell { reason: format!("{} ({status})", short(order, purchase.quantity)) }
 }
 
 fn short(order: &Value, quantity: u32) -> String {
@@ -436,29 +494,33 @@ fn sim(sim: &Value) -> Option<Profile> {
 }
 
 /// The percentage that comes off the retail prices of a list, where that is how the account pays.
-fn discount(body: &Value) -> Option<i64> {
+fn discount(body: &Value) -> Option<Cost> {
     let pricing =
         body.get("pricing").filter(|pricing| text(pricing, "model").as_deref() == Some("discount_pricing"))?;
-    integer(pricing, "discount_percentage").filter(|percentage| (0..=100).contains(percentage))
+    Cost::parse(&text(pricing, "discount_percentage")?, "")
 }
 
 /// What a package costs us, US dollars: its net price, or the retail price less the account's discount. Airalo's own
 /// examples of orders reckon so: 10 % off 9.5 is 8.55.
-fn cost(package: &Value, discount: Option<i64>) -> Option<Cost> {
+fn cost(package: &Value, discount: Option<&Cost>) -> Option<Cost> {
     let listed = package.get("prices").and_then(|prices| prices.get("net_price")).and_then(|net| text(net, "USD"));
     if let Some(net) = text(package, "net_price").or(listed) {
         return Cost::parse(&net, "USD");
     }
     let retail = Cost::parse(&text(package, "price")?, "USD")?;
+    // What is left of a hundred percent, in units of the percentage's last decimal.
+    let discount = discount?;
+    let all = 10_i64.checked_pow(discount.decimals)?.checked_mul(100)?;
+    let left = all.checked_sub(discount.units).filter(|left| (0..=all).contains(left))?;
     Some(Cost {
-        units: retail.units.checked_mul(100_i64.checked_sub(discount?)?)?,
-        decimals: retail.decimals.checked_add(2)?,
+        units: retail.units.checked_mul(left)?,
+        decimals: retail.decimals.checked_add(2)?.checked_add(discount.decimals)?,
         ..retail
     })
 }
 
 /// Reads a package; `None` when what it is or costs cannot be read: such a package is not sold.
-fn offer(package: &Value, operator: &Value, place: &Value, discount: Option<i64>) -> Option<Offer> {
+fn offer(package: &Value, operator: &Value, place: &Value, discount: Option<&Cost>) -> Option<Offer> {
     let code = |value: &Value, name| text(value, name).filter(|code| code.len() == 2).map(|code| code.to_uppercase());
     let mut countries: Vec<String> =
         entries(operator, "countries").into_iter().filter_map(|country| code(country, "country_code")).collect();
@@ -624,7 +686,9 @@ impl Upstream for Airalo {
             heard.map(|read| {
                 read.map(|body| {
                     let packages = entries(&body, "data").into_iter();
-                    packages.filter_map(|package| offer(package, &Value::Null, &Value::Null, discount(&body))).collect()
+                    let discount = discount(&body);
+                    let discount = discount.as_ref();
+                    packages.filter_map(|package| offer(package, &Value::Null, &Value::Null, discount)).collect()
                 })
             })
         })
@@ -705,7 +769,7 @@ mod tests {
     const SECRET: &str = "demo_secret_01";
 
     fn answered(status: u16, text: &str) -> Answered {
-        Answered { status, retry_at: None, text: text.to_owned() }
+        Answered::new(status, text)
     }
 
     fn parsed(text: &str) -> Value {
@@ -738,8 +802,29 @@ mod tests {
         assert_eq!(told, ("11".to_owned(), "Insufficient Airalo Credit".to_owned()));
         let told = no(422, r#"{"data":{"package_id":"invalid"},"meta":{"message":"the parameter is invalid"}}"#);
         assert_eq!(told, ("422".to_owned(), "the parameter is invalid: package_id: invalid".to_owned()));
-        let told = no(404, r#"{"data":[],"meta":{"message":"messages.resource_not_found"}}"#);
-        assert_eq!(told, ("404".to_owned(), "messages.resource_not_found".to_owned()));
+    }
+
+    #[test]
+    fn only_published_refusals_say_that_nothing_was_sold() {
+        for code in NOT_SOLD {
+            let told = said(&answered(422, &format!(r#"{{"code":{code},"reason":"no"}}"#)));
+            assert!(matches!(&told, Said::No { code: told, .. } if told == code), "{code}");
+        }
+        for (status, text) in [
+            (422, r#"{"code":99,"reason":"new"}"#),
+            (422, r#"{"code":53,"reason":"unexpected"}"#),
+            (400, r#"{"code":11,"reason":"Insufficient Airalo Credit"}"#),
+            (404, r#"{"code":34,"reason":"?"}"#),
+            (404, r#"{"data":[],"meta":{"message":"messages.resource_not_found"}}"#),
+            (400, r#"{"data":{"quantity":"no"},"meta":{"message":"the parameter is invalid"}}"#),
+            (422, r#"{"data":[],"meta":{"message":"already processing"}}"#),
+            (422, r#"{"data":{},"meta":{"message":"the parameter is invalid"}}"#),
+            (422, r#"{"data":{"id":"7","code":"x"},"meta":{"message":"success"}}"#),
+            (422, r#"{"data":{"order":{"id":7}},"meta":{"message":"?"}}"#),
+            (422, r#"{"message":"?"}"#),
+        ] {
+            assert!(matches!(said(&answered(status, text)), Said::Other { .. }), "{status} {text}");
+        }
     }
 
     #[test]
@@ -749,13 +834,12 @@ mod tests {
             (401, "{}"),
             (403, r#"{"code":89,"reason":"not permitted"}"#),
             (422, r#"{"code":13,"reason":"maintenance"}"#),
-            (404, "<html>"),
         ] {
             assert!(matches!(said(&answered(status, text)), Said::Later(_)), "{status} {text}");
         }
         for (status, text) in [
-            (422, r#"{"code":53,"reason":"unexpected"}"#),
             (422, "<html>"),
+            (404, "<html>"),
             (500, r#"{"code":11,"reason":"?"}"#),
             (503, "<html>"),
             (408, "{}"),
@@ -763,30 +847,67 @@ mod tests {
         ] {
             assert!(matches!(said(&answered(status, text)), Said::Unclear(_)), "{status} {text}");
         }
+        assert!(matches!(said(&answered(400, r#"{"code":13,"reason":"maintenance"}"#)), Said::Other { .. }));
     }
 
     #[test]
     fn a_package_costs_its_net_price_or_the_retail_price_less_the_discount() {
-        let told = |package: &str, discount| {
-            cost(&parsed(package), discount).map(|cost| (cost.units, cost.decimals, cost.currency))
+        let told = |package: &str, percentage: Option<&str>| {
+            let pricing = percentage.map(|told| json!({"model": "discount_pricing", "discount_percentage": told}));
+            let discount = discount(&json!({"pricing": pricing}));
+            cost(&parsed(package), discount.as_ref()).map(|cost| (cost.units, cost.decimals, cost.currency))
         };
         let usd = |units, decimals| Some((units, decimals, "USD".to_owned()));
         assert_eq!(told(r#"{"price":9.5,"net_price":3.6}"#, None), usd(36, 1));
         assert_eq!(told(r#"{"price":9.5,"net_price":null,"prices":{"net_price":{"USD":1.25}}}"#, None), usd(125, 2));
-        assert_eq!(told(r#"{"price":9.5,"net_price":null}"#, Some(10)), usd(8_550, 3));
-        assert_eq!(told(r#"{"price":9.5,"net_price":null}"#, None), None);
+        let retail = r#"{"price":9.5,"net_price":null}"#;
+        assert_eq!(told(retail, Some("10")), usd(8_550, 3));
+        // 12.5 % off 9.5 is 8.3125, and not what 12 % off would be.
+        assert_eq!(told(retail, Some("12.5")), usd(83_125, 4));
+        assert_eq!(told(retail, Some("0")), usd(9_500, 3));
+        for unreadable in [None, Some("-5"), Some("101"), Some("1e1"), Some("ten")] {
+            assert_eq!(told(retail, unreadable), None, "{unreadable:?}");
+        }
     }
 
     #[test]
     fn an_order_that_is_short_is_left_to_a_person() {
         let sim = r#"{"iccid":"8901","lpa":"rsp.test","matching_id":"A","qrcode":"LPA:1$rsp.test$A"}"#;
         let order = |sims: &str, more: &str| parsed(&format!(r#"{{"id":1,"type":"sim","sims":[{sims}]{more}}}"#));
+        let found = |order: &Value, quantity| found(order, &purchase("p", quantity));
         assert!(matches!(found(&order(sim, ""), 1), LookUp::Delivered { profiles } if profiles.len() == 1));
         assert!(matches!(found(&order(sim, ""), 2), LookUp::CannotTell { .. }));
         assert!(matches!(found(&order(r#"{"iccid":"8901"}"#, ""), 1), LookUp::CannotTell { .. }));
+        // Whether it is paid for is not published.
         let failed = order("", r#","status":{"name":"Failed","slug":"failed"}"#);
-        assert!(matches!(found(&failed, 1), LookUp::Refused { code, .. } if code == "failed"));
-        assert_eq!(found(&parsed(r#"{"id":2,"type":"topup"}"#), 1), LookUp::Delivered { profiles: Vec::new() });
+        assert!(matches!(found(&failed, 1), LookUp::CannotTell { .. }));
+    }
+
+    fn purchase(package: &str, quantity: u32) -> Purchase {
+        let text = str::to_owned;
+        Purchase { reference: text("o-1"), order: None, upstream_plan_id: text(package), quantity }
+    }
+
+    #[test]
+    fn data_that_was_added_is_no_order_without_esims() {
+        let added = parsed(r#"{"id":2,"type":"topup","package_id":"p-topup","description":"o-1"}"#);
+        let told = found(&added, &purchase("p-topup", 1));
+        assert_eq!(told, LookUp::Delivered { profiles: Vec::new() });
+        assert!(matches!(found(&added, &purchase("p", 1)), LookUp::CannotTell { .. }));
+    }
+
+    #[test]
+    fn a_list_ends_where_it_says_so() {
+        let told = |meta: &str, page, entries, seen| rest(&parsed(meta), page, entries, seen);
+        let meta = |more: &str| format!(r#"{{"meta":{{"current_page":1{more}}}}}"#);
+        assert_eq!(told(&meta(r#","last_page":1,"total":3"#), 1, 3, 3), Rest::None);
+        assert_eq!(told(&meta(r#","last_page":"1""#), 1, 0, 0), Rest::None);
+        assert_eq!(told(&meta(r#","last_page":2"#), 1, 1, 1), Rest::More);
+        assert_eq!(told(&meta(r#","last_page":2"#), 1, 0, 0), Rest::Unknown);
+        assert_eq!(told(&meta(r#","last_page":1,"total":4"#), 1, 3, 3), Rest::Unknown);
+        assert_eq!(told(&meta(r#","last_page":2"#), 2, 1, 1), Rest::Unknown);
+        assert_eq!(told("{}", 1, 1, 1), Rest::Unknown);
+        assert_eq!(told("{}", 1, 0, 0), Rest::Unknown);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What upstreams send by themselves, before and after an adapter read it.
 
 /// A request that came in at a connection's callback address, as it came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Callback {
     /// `POST`, or `HEAD` where an upstream tries the address first.
     pub method: String,
@@ -9,6 +9,16 @@ pub struct Callback {
     pub headers: Vec<(String, String)>,
     /// The body, byte by byte: signatures cover it as it is.
     pub body: Vec<u8>,
+}
+
+// Some bring what installs an eSIM, and all what they are signed with: neither is shown.
+impl std::fmt::Debug for Callback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        let mut shown = f.debug_struct("Callback");
+        shown.field("method", &self.method).field("headers", &names).field("bytes", &self.body.len());
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl Callback {
@@ -105,7 +115,20 @@ impl Callback {
         if fields.is_null() {
             return format!("{} bytes that are neither JSON nor a form", self.body.len());
         }
-        let answered = crate::connection::Answered { status: 200, retry_at: None, text: fields.to_string() };
+        let answered = crate::connection::Answered::new(200, fields.to_string());
         answered.raw().trim_start_matches("200 ").to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_callback_installs_nothing() {
+        let headers = vec![("x-sign".to_owned(), "demo_sign".to_owned())];
+        let callback = Callback { method: "POST".to_owned(), headers, body: b"LPA:1$rsp.test$CODE-7".to_vec() };
+        let shown = format!("{callback:?}");
+        assert!(shown.contains("x-sign") && !shown.contains("demo_sign") && !shown.contains("CODE-7"), "{shown}");
     }
 }

@@ -24,8 +24,17 @@ pub struct Address {
 const MOST_ANSWER_BYTES: usize = 64 * 1_024 * 1_024;
 /// How much of an answer is kept for an investigation, characters.
 const MOST_RAW_CHARACTERS: usize = 8_000;
+/// How much of an upstream's words is told, characters.
+const MOST_WORDS: usize = 300;
 /// How long making a connection may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// How long an upstream may ask us to wait, at least and at most, milliseconds: not at all would be a loop, and a slip
+/// there may not stop us for a day.
+const WAIT_MS: (i64, i64) = (1_000, 3_600_000);
+/// Shorter texts than this are not taken for secrets: they would be found in what is none.
+const LEAST_SECRET: usize = 6;
+/// What stands where something was hidden.
+const HIDDEN: &str = "(hidden)";
 
 // Addresses may hold a password, and headers hold secrets: they show no more than where they lead.
 impl std::fmt::Debug for Address {
@@ -52,6 +61,8 @@ pub struct Connection {
     client: Client,
     base_url: Url,
     watcher: Option<Watcher>,
+    /// What no answer that is kept may show, wherever the upstream repeats it.
+    secrets: Arc<[String]>,
 }
 
 /// Whoever is told after each call whether the upstream was there: it answered, and not that it is broken itself.
@@ -108,7 +119,7 @@ pub enum Sent {
 }
 
 /// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Answered {
     /// HTTP status.
     pub status: u16,
@@ -116,9 +127,24 @@ pub struct Answered {
     pub retry_at: Option<Timestamp>,
     /// The body.
     pub text: String,
+    secrets: Vec<String>,
+}
+
+// The body installs eSIMs: it is not shown.
+impl std::fmt::Debug for Answered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { status, retry_at, .. } = self;
+        f.debug_struct("Answered").field("status", status).field("retry_at", retry_at).finish_non_exhaustive()
+    }
 }
 
 impl Answered {
+    /// An answer without anything in its head.
+    #[must_use]
+    pub fn new(status: u16, text: impl Into<String>) -> Self {
+        Self { status, retry_at: None, text: text.into(), secrets: Vec::new() }
+    }
+
     /// The body as JSON; `None` when it is none, such as a proxy's page in HTML.
     #[must_use]
     pub fn json(&self) -> Option<Value> {
@@ -131,25 +157,39 @@ impl Answered {
         matches!(self.status, 401 | 403 | 407 | 413)
     }
 
+    /// The upstream's words as they may be shown: without what installs an eSIM or lets one in.
+    #[must_use]
+    pub(crate) fn words(&self, told: impl Into<String>) -> String {
+        let mut told = Value::from(told.into());
+        hide(&mut told);
+        let text = told.as_str().unwrap_or(HIDDEN);
+        let text = if text.to_lowercase().contains("matching") { HIDDEN } else { text };
+        let text = self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN));
+        text.chars().take(MOST_WORDS).collect()
+    }
+
     /// What is kept of the answer: status and the beginning of the body, without what installs an eSIM or lets one in.
     #[must_use]
     pub fn raw(&self) -> String {
-        let text = match self.json() {
+        let mut text = match self.json() {
             Some(mut body) => {
                 hide(&mut body);
                 body.to_string()
             }
-            // An activation code that cannot be found for sure is not kept at all.
-            None if self.text.contains('$') => format!("{} characters that are no JSON (hidden)", self.text.len()),
+            // What cannot be found for sure, as in half an answer, is not kept at all.
+            None if may_tell(&self.text) => format!("{} characters that are no JSON {HIDDEN}", self.text.len()),
             None => self.text.clone(),
         };
+        for secret in &self.secrets {
+            text = text.replace(secret, HIDDEN);
+        }
         let text: String = text.chars().take(MOST_RAW_CHARACTERS).collect();
         format!("{} {text}", self.status)
     }
 }
 
 /// Parts of the names of fields that are kept for nobody's eyes, in lower case.
-const SECRET: [&str; 15] = [
+const SECRET: [&str; 21] = [
     "lpa",
     "qrcode",
     "qr_code",
@@ -164,8 +204,26 @@ const SECRET: [&str; 15] = [
     "secret",
     "shorturl",
     "smdpaddress",
+    "smdp_address",
     "apikey",
+    "api_key",
+    "api-key",
+    "accesscode",
+    "access_code",
+    "password",
 ];
+
+/// Whether a text has what is in a QR code, as it is or as part of an address.
+fn is_activation_code(text: &str) -> bool {
+    let text = text.to_lowercase().replace("%24", "$").replace("%3a", ":");
+    text.contains("lpa:") || text.split_once("1$").is_some_and(|(_, rest)| rest.contains('$'))
+}
+
+/// Whether a text that has no shape we know may have something to hide.
+fn may_tell(text: &str) -> bool {
+    let text = text.to_lowercase();
+    text.contains('$') || is_activation_code(&text) || SECRET.iter().any(|part| text.contains(part))
+}
 
 fn hide(value: &mut Value) {
     match value {
@@ -173,12 +231,38 @@ fn hide(value: &mut Value) {
             for (name, value) in fields {
                 let name = name.to_lowercase();
                 let is_secret = name == "ac" || SECRET.iter().any(|part| name.contains(part));
-                if is_secret && !value.is_null() { *value = Value::from("(hidden)") } else { hide(value) }
+                if is_secret && !value.is_null() { *value = Value::from(HIDDEN) } else { hide(value) }
             }
         }
         Value::Array(values) => values.iter_mut().for_each(hide),
+        Value::String(text) => {
+            // Some upstreams repeat what another service told them, as a text.
+            let begins_json = text.trim_start().starts_with(['{', '[']);
+            match serde_json::from_str::<Value>(text).ok().filter(|_| begins_json) {
+                Some(mut inner) => {
+                    hide(&mut inner);
+                    *text = inner.to_string();
+                }
+                None if is_activation_code(text) || (begins_json && may_tell(text)) => *text = HIDDEN.to_owned(),
+                None => {}
+            }
+        }
         _ => {}
     }
+}
+
+/// When to come again, of a `Retry-After` in seconds or as a date.
+fn retry_at(now: Timestamp, told: &str) -> Option<Timestamp> {
+    let told = told.trim();
+    let wait_ms = match told.parse::<i64>() {
+        Ok(seconds) => seconds.saturating_mul(1_000),
+        Err(_) => {
+            let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(told).ok()?;
+            Timestamp::from_millis(date.as_millisecond()).since(now)
+        }
+    };
+    let (least, most) = WAIT_MS;
+    Some(now.plus_millis(wait_ms.clamp(least, most)))
 }
 
 fn headers(call: &Call) -> Option<HeaderMap> {
@@ -219,7 +303,7 @@ impl Connection {
             client = client.proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| error.to_string())?);
         }
         let client = client.build().map_err(|error| error.to_string())?;
-        Ok(Self { client, base_url, watcher: None })
+        Ok(Self { client, base_url, watcher: None, secrets: Arc::default() })
     }
 
     /// The same, watched.
@@ -228,7 +312,21 @@ impl Connection {
         Self { watcher: Some(watcher), ..self }
     }
 
-    /// Sends a request and waits for the whole answer. `now` is what a `Retry-After` in seconds counts from.
+    /// The same, keeping these texts out of all that is kept of its answers.
+    #[must_use]
+    pub(crate) fn hiding(self, secrets: &[&str]) -> Self {
+        let secrets = secrets.iter().filter(|secret| secret.len() >= LEAST_SECRET);
+        Self { secrets: secrets.map(|secret| (*secret).to_owned()).collect(), ..self }
+    }
+
+    /// What an answer to this call may not show: our secrets, and the token it was let in with.
+    fn secrets_of(&self, call: &Call) -> Vec<String> {
+        let tokens = call.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let tokens = tokens.filter_map(|(_, value)| value.rsplit(' ').next()).filter(|it| it.len() >= LEAST_SECRET);
+        self.secrets.iter().cloned().chain(tokens.map(str::to_owned)).collect()
+    }
+
+    /// Sends a request and waits for the whole answer. `now` is what a `Retry-After` counts from.
     pub async fn send(&self, now: Timestamp, call: Call) -> Sent {
         let sent = self.exchange(now, call).await;
         if let Some(watcher) = &self.watcher {
@@ -241,6 +339,7 @@ impl Connection {
         let not_sent = |reason: &str| Sent::NotSent { reason: reason.to_owned() };
         let Some(headers) = headers(&call) else { return not_sent("a header cannot be sent") };
         let Ok(url) = self.base_url.join(&call.path) else { return not_sent("the path cannot be sent") };
+        let secrets = self.secrets_of(&call);
         let mut request = self.client.request(call.method, url).headers(headers);
         if let Some((_, body)) = call.body {
             request = request.body(body);
@@ -254,11 +353,8 @@ impl Connection {
             Err(error) => return Sent::Lost { reason: told(&error) },
         };
         let status = response.status().as_u16();
-        let retry_at = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse::<i64>().ok())
-            .map(|seconds| now.plus_millis(seconds.clamp(0, 86_400).saturating_mul(1_000)));
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_at = retry_after.and_then(|told| retry_at(now, told));
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
@@ -270,7 +366,7 @@ impl Connection {
                 Err(error) => return Sent::Lost { reason: told(&error) },
             }
         }
-        Sent::Answered(Answered { status, retry_at, text: String::from_utf8_lossy(&body).into_owned() })
+        Sent::Answered(Answered { status, retry_at, text: String::from_utf8_lossy(&body).into_owned(), secrets })
     }
 }
 
@@ -292,10 +388,65 @@ mod tests {
     #[test]
     fn what_installs_an_esim_is_not_kept() {
         let text = r#"{"code":1,"result":{"topup_id":"7a","lpa_str":["LPA:1$a$b"],"pin":"1234","esimList":[{"ac":"LPA:1$c$d"}]}}"#;
-        let raw = Answered { status: 200, retry_at: None, text: text.to_owned() }.raw();
         assert_eq!(
-            raw,
+            Answered::new(200, text).raw(),
             r#"200 {"code":1,"result":{"topup_id":"7a","lpa_str":"(hidden)","pin":"(hidden)","esimList":[{"ac":"(hidden)"}]}}"#
         );
+    }
+
+    #[test]
+    fn an_activation_code_is_hidden_wherever_it_stands() {
+        for text in [
+            r#"{"msg":"sold LPA:1$rsp.test$CODE-7","n":1}"#,
+            r#"{"url":"https://x.test/?carddata=LPA%3A1%24rsp.test%24CODE-7"}"#,
+            r#"{"remark":"1$rsp.test$CODE-7"}"#,
+            r#"{"data":"{\"matchingId\":\"CODE-7\",\"n\":1}"}"#,
+            r#"{"data":"{\"matchingId\":\"CODE-7\",\"n\""}"#,
+            r#"["lpa:1$rsp.test$CODE-7"]"#,
+            // Half an answer, a table, and a page.
+            r#"{"matchingId":"CODE-7","n""#,
+            "iccid,matchingId\r\n8901,CODE-7",
+            "<p>LPA%3a1%24rsp.test%24CODE-7</p>",
+        ] {
+            let raw = Answered::new(200, text).raw();
+            assert!(!raw.contains("CODE-7") && raw.contains(HIDDEN), "{raw}");
+        }
+        let words = r#"{"msg":"Insufficient balance: $4.00 of $10.00"}"#;
+        assert_eq!(Answered::new(200, words).raw(), format!("200 {words}"));
+        let page = "<html><h1>502 Bad Gateway</h1></html>";
+        assert_eq!(Answered::new(502, page).raw(), format!("502 {page}"));
+    }
+
+    #[test]
+    fn what_is_shown_of_an_answer_installs_nothing() {
+        let sent = Sent::Answered(Answered::new(200, r#"{"ac":"LPA:1$rsp.test$CODE-7"}"#));
+        assert!(!format!("{sent:?}").contains("CODE-7"), "{sent:?}");
+    }
+
+    #[test]
+    fn our_own_secrets_are_not_kept_when_an_upstream_repeats_them() {
+        let base_url = "http://127.0.0.1:9/".parse().unwrap();
+        let address = Address { base_url, proxy: None, time_limit: Duration::from_secs(1) };
+        let connection = Connection::new(&address).unwrap().hiding(&["demo_code_01", "1"]);
+        let call = Call::get("x").with("authorization", "Bearer demo_bearer_01");
+        let secrets = connection.secrets_of(&call);
+        for text in [r#"{"msg":"demo_bearer_01 and demo_code_01 are wrong, 1"}"#, "demo_bearer_01, demo_code_01, 1"] {
+            let answered = Answered { secrets: secrets.clone(), ..Answered::new(400, text) };
+            for shown in [answered.raw(), answered.words(text)] {
+                assert!(!shown.contains("demo") && shown.contains('1'), "{shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_is_made_to_wait_for_days_or_not_at_all() {
+        let now = Timestamp::from_millis(784_111_777_000);
+        let waits = |told: &str| retry_at(now, told).map(|at| at.since(now));
+        assert_eq!(waits("5"), Some(5_000));
+        assert_eq!((waits("0"), waits("-1")), (Some(1_000), Some(1_000)));
+        assert_eq!((waits("999999"), waits("9223372036854775807")), (Some(3_600_000), Some(3_600_000)));
+        assert_eq!(waits("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60_000));
+        assert_eq!(waits("Sat, 06 Nov 2094 08:50:37 GMT"), Some(3_600_000));
+        assert_eq!((waits("soon"), waits("1.5"), waits("")), (None, None, None));
     }
 }

@@ -4,11 +4,12 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{integer, list, profile, text, truth};
+use crate::lenient::{integer, is_list, list, profile, text, truth};
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hmac_sha256, nonce};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
+use domain::id::OrderId;
 use domain::offer::{Cost, Data, Offer};
 use domain::plan::{Activation, Network};
 use domain::time::Timestamp;
@@ -48,8 +49,12 @@ const ABNORMAL_STATE: &str = "200009";
 pub(crate) const ALLOCATING: &str = "200010";
 /// There is no such order. Working clients see it right after an order, too, and ask on.
 pub(crate) const NO_ORDER: &str = "310272";
-/// The system is busy; nothing was done.
+/// The system is busy; whether before or after it sold, it does not say either.
 pub(crate) const BUSY: &str = "900001";
+/// The state of an eSIM that was taken back, and its price paid back.
+const CANCELLED: &str = "CANCEL";
+/// The state of one that was ended, and nothing paid back, in both spellings.
+const REVOKED: [&str; 2] = ["REVOKE", "REVOKED"];
 /// What is wrong with our set-up there and not with the call: the operator mends it.
 const SET_UP: [&str; 5] = [HEADER_MISSING, HEADER_FORMAT, TIMESTAMP_EXPIRED, ADDRESS_BLOCKED, BAD_SIGNATURE];
 
@@ -58,9 +63,10 @@ const POLL_MS: i64 = 3_000;
 /// How long after a lost answer "not found" proves nothing: the time limit of a call (60 s), the 30 s of allocation
 /// that the document names, and as much for clocks that differ.
 const SETTLE_AFTER_MS: i64 = 120_000;
-/// How far back a purchase is searched. It is looked up within minutes; and one that is not found is sent again under
-/// the same number, which sells nothing twice.
-const SEARCH_MS: i64 = 86_400_000;
+/// How far clocks may differ.
+const CLOCKS_MS: i64 = 600_000;
+/// Where a search begins for a reference that does not tell when it was made: 2023, before there were any.
+const EARLIEST: Timestamp = Timestamp::from_millis(1_672_531_200_000);
 /// Profiles of one page, the most there are.
 const PAGE: usize = 500;
 /// Pages after which a search that never ends is left.
@@ -70,6 +76,10 @@ const SHORT_AFTER_MS: i64 = 600_000;
 /// Usage is counted every 2 to 3 hours.
 const USAGE_FRESH_MS: i64 = 7_200_000;
 const MEGABYTE: i64 = 1_048_576;
+/// Days for which day passes are listed; for others write them behind the code.
+const TERMS: [i64; 8] = [1, 3, 5, 7, 10, 15, 20, 30];
+/// The code of what we refuse ourselves: an eSIM that is not found within its own order.
+const NOT_OURS: &str = "not_in_our_order";
 
 /// What eSIM Access hands out.
 #[derive(Clone)]
@@ -133,7 +143,8 @@ fn envelope(answered: &Answered) -> Option<Envelope> {
     let code = text(&body, "errorCode").filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()))?;
     let code = format!("{code:0>6}");
     // The tables call it by one name, the samples by the other.
-    let message = text(&body, "errorMsg").or_else(|| text(&body, "errorMessage")).unwrap_or_default();
+    let message = text(&body, "errorMsg").or_else(|| text(&body, "errorMessage"));
+    let message = answered.words(message.unwrap_or_default());
     Some(Envelope::Refusal { code, message })
 }
 
@@ -143,32 +154,35 @@ fn not_understood(answered: &Answered) -> String {
 
 /// A plan id, taken apart: the package's code, and for how many days a day pass is bought.
 fn code_and_days(upstream_plan_id: &str) -> (&str, Option<i64>) {
-    let days = |text: &str| text.parse().ok().filter(|days| (1..=MOST_DAYS).contains(days));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let days = |text: &str| text.parse().ok().filter(|days| is_number(text) && (1..=MOST_DAYS).contains(days));
     match upstream_plan_id.rsplit_once(DAYS_MARK) {
         Some((code, text)) if days(text).is_some() => (code, days(text)),
         _ => (upstream_plan_id, None),
     }
 }
 
-/// Names an eSIM: by its own number where that is known, because ICCIDs are used again.
-fn named(esim: &SoldEsim) -> Value {
-    match &esim.handle {
-        Some(handle) => json!({"esimTranNo": handle}),
-        None => json!({"iccid": esim.iccid}),
-    }
+/// When a purchase was made, by its reference `<orderId>-<k>`: an order's id tells when it was. It was never sent before.
+fn made_at(reference: &str) -> Option<Timestamp> {
+    let id: OrderId = reference.rsplit_once('-')?.0.parse().ok()?;
+    (id.uuid().get_version_num() == 7).then(|| id.created_at())
 }
 
-/// The same as a query.
-fn query_of(esim: &SoldEsim) -> Value {
-    let mut query = named(esim);
-    query["pager"] = json!({"pageNum": 1, "pageSize": 5});
-    query
+/// What is said of an eSIM that cannot be named for sure.
+fn not_ours(message: &str) -> NotRead {
+    NotRead::Refused { code: NOT_OURS.to_owned(), message: message.to_owned() }
+}
+
+fn not_understood_list(reason: &str) -> NotRead {
+    NotRead::NotUnderstood { reason: reason.to_owned() }
 }
 
 impl EsimAccess {
     /// An account behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
+        let secret = account.secret_key.as_deref().unwrap_or_default();
+        let connection = connection.hiding(&[&account.access_code, secret]);
         Self { connection, account }
     }
 
@@ -222,15 +236,16 @@ impl EsimAccess {
             Sent::Lost { reason } => Heard::new(unknown(reason.clone()), reason),
             Sent::Answered(answered) => {
                 let (outcome, order) = match envelope(&answered) {
-                    _ if answered.status == 429 => (later(answered.retry_at, "asked too often".to_owned()), None),
                     Some(Envelope::Success(obj)) => understand(&obj),
+                    // More calls than are allowed are turned away, whatever else is said.
+                    _ if answered.status == 429 => (later(answered.retry_at, "asked too often".to_owned()), None),
                     Some(Envelope::Refusal { code, message }) => {
                         let told = format!("{code}: {message}");
                         let outcome = match code.as_str() {
-                            BUSY => later(answered.retry_at, told),
                             code if SET_UP.contains(&code) || matches!(answered.status, 401 | 403) => later(None, told),
-                            // None of these says that nothing was sold.
-                            SERVER_ERROR | ABNORMAL_STATE | ALLOCATING => unknown(told),
+                            // None of these says that nothing was sold. The document's list has "system busy" beside
+                            // "server error", with no more words: such a purchase is looked for, whatever the status.
+                            BUSY | SERVER_ERROR | ABNORMAL_STATE | ALLOCATING => unknown(told),
                             code if answered.status < 300 && NOT_SOLD.contains(&code) => {
                                 Outcome::Refused { code: code.to_owned(), message }
                             }
@@ -251,10 +266,10 @@ impl EsimAccess {
         let heard = self.read(now, "package/list", filter).await;
         heard.map(|read| {
             let obj = read?;
-            if obj.get("packageList").is_none() {
-                return Err(NotRead::NotUnderstood { reason: "there is no packageList".to_owned() });
+            if !is_list(&obj, "packageList") {
+                return Err(not_understood_list("there is no packageList"));
             }
-            Ok(list(&obj, "packageList").iter().filter_map(offer).collect())
+            Ok(list(&obj, "packageList").iter().flat_map(offers).collect())
         })
     }
 
@@ -276,18 +291,19 @@ impl EsimAccess {
         Heard::new(Ok(offers), all.raw)
     }
 
-    /// Searches the number of the order with our reference.
+    /// Searches the number of the order with our reference, in all that was made since the reference was. `None` only
+    /// after the list was read to its end: whoever hears that buys again.
     async fn search(&self, now: Timestamp, reference: &str) -> Heard<Reading<Option<String>>> {
         let minute = |time: Timestamp| {
             let time = jiff::Timestamp::from_millisecond(time.millis()).unwrap_or_default();
             time.strftime("%Y-%m-%dT%H:%M+00:00").to_string()
         };
-        let mut raw = String::new();
+        let from = made_at(reference).unwrap_or(EARLIEST).min(now);
+        let (mut raw, mut seen, mut total) = (String::new(), 0_i64, 0_i64);
         for page in 1..=MOST_PAGES {
             let query = json!({
-                "startTime": minute(now.plus_millis(-SEARCH_MS)),
-                // A minute is cut off, and clocks differ.
-                "endTime": minute(now.plus_millis(600_000)),
+                "startTime": minute(from.plus_millis(-CLOCKS_MS)),
+                "endTime": minute(now.plus_millis(CLOCKS_MS)),
                 "pager": {"pageNum": page, "pageSize": PAGE},
             });
             let heard = self.read(now, "esim/query", &query).await;
@@ -296,21 +312,34 @@ impl EsimAccess {
                 Ok(obj) => obj,
                 Err(error) => return Heard::new(Err(error), raw),
             };
-            if obj.get("esimList").is_none() {
-                return Heard::new(Err(NotRead::NotUnderstood { reason: "there is no esimList".to_owned() }), raw);
+            let not_understood = |reason| Heard::new(Err(not_understood_list(reason)), raw.clone());
+            if !is_list(&obj, "esimList") {
+                return not_understood("there is no esimList");
             }
             let esims = list(&obj, "esimList");
-            let found = esims.iter().find(|esim| text(esim, "transactionId").as_deref() == Some(reference));
-            if let Some(order) = found.and_then(|esim| text(esim, "orderNo")) {
-                return Heard::new(Ok(Some(order)), raw);
+            if let Some(ours) = esims.iter().find(|esim| text(esim, "transactionId").as_deref() == Some(reference)) {
+                return match text(ours, "orderNo") {
+                    Some(order) => Heard::new(Ok(Some(order)), raw),
+                    None => not_understood("our eSIM is there, and has no orderNo"),
+                };
             }
-            let total = obj.get("pager").and_then(|pager| integer(pager, "total"));
-            let seen = i64::try_from(page.saturating_mul(PAGE)).unwrap_or(i64::MAX);
-            if esims.is_empty() || total.is_some_and(|total| seen >= total) {
-                break;
+            if esims.iter().any(|esim| esim.get("transactionId").is_none()) {
+                return not_understood("an eSIM does not tell under which number it was bought");
+            }
+            let Some(told) = obj.get("pager").and_then(|pager| integer(pager, "total")) else {
+                return not_understood("the list does not tell how long it is");
+            };
+            // A page may have fewer than were asked for: what came is counted.
+            seen = seen.saturating_add(i64::try_from(esims.len()).unwrap_or(i64::MAX));
+            total = total.max(told);
+            if seen >= total {
+                return Heard::new(Ok(None), raw);
+            }
+            if esims.is_empty() {
+                return not_understood("the list ends before all of it came");
             }
         }
-        Heard::new(Ok(None), raw)
+        Heard::new(Err(not_understood_list("the list does not end")), raw)
     }
 
     async fn ask_for(&self, now: Timestamp, purchase: Purchase) -> Heard<LookUp> {
@@ -325,31 +354,70 @@ impl EsimAccess {
                 }
             }
         };
-        let page_size = MOST_PER_ORDER.max(purchase.quantity);
-        let query = json!({"orderNo": order, "pager": {"pageNum": 1, "pageSize": page_size}});
-        let heard = self.read(now, "esim/query", &query).await;
+        let heard = self.read(now, "esim/query", &of_order(&order)).await;
         let look_up = |read| match read {
-            Ok(obj) => delivered(now, &obj, purchase.quantity),
+            Ok(obj) => delivered(now, &obj, &order, purchase.quantity),
             Err(error) => not_looked_up(now, error),
         };
-        heard.map(look_up).of_order(Some(order))
+        heard.map(look_up).of_order(Some(order.clone()))
     }
 
-    /// Asks for one eSIM.
+    /// Asks for one eSIM: by its own number where that is known, or else within its own order. Its ICCID alone names
+    /// none: it may be that of another eSIM by now.
     async fn esim(&self, now: Timestamp, esim: &SoldEsim) -> Heard<Reading<Value>> {
-        let heard = self.read(now, "esim/query", &query_of(esim)).await;
+        let refused = |message, raw| Heard::new(Err(not_ours(message)), raw);
+        let query = match (&esim.handle, &esim.order) {
+            (Some(handle), _) => json!({"esimTranNo": handle, "pager": {"pageNum": 1, "pageSize": 5}}),
+            (None, Some(order)) => of_order(order),
+            (None, None) => {
+                let heard = self.search(now, &esim.reference).await;
+                match heard.meaning {
+                    Ok(Some(order)) => of_order(&order),
+                    Ok(None) => return refused("no order there has our number", heard.raw),
+                    Err(error) => return Heard::new(Err(error), heard.raw),
+                }
+            }
+        };
+        let heard = self.read(now, "esim/query", &query).await;
         heard.map(|read| {
             let obj = read?;
-            let found = list(&obj, "esimList");
-            // An ICCID that was used again has several.
-            let right = |one: &&Value| esim.order.is_none() || text(one, "orderNo") == esim.order;
-            let found = found.iter().find(right).or(found.first()).cloned();
-            found.ok_or_else(|| NotRead::NotUnderstood { reason: "there is no such eSIM in the answer".to_owned() })
+            if !is_list(&obj, "esimList") {
+                return Err(not_understood_list("there is no esimList"));
+            }
+            let told = |one: &Value, name: &str, wanted: &str| text(one, name).as_deref() == Some(wanted);
+            let is_it = |one: &&Value| match &esim.handle {
+                Some(handle) => told(one, "esimTranNo", handle),
+                None => told(one, "iccid", &esim.iccid),
+            };
+            // Whoever names the order is right about it.
+            let is_ours = |one: &&Value| match &esim.order {
+                Some(order) => told(one, "orderNo", order),
+                None => esim.handle.is_some() || told(one, "transactionId", &esim.reference),
+            };
+            let mut found = list(&obj, "esimList").iter().filter(is_it).filter(is_ours);
+            match (found.next(), found.next()) {
+                (Some(only), None) if text(only, "esimTranNo").is_some() => Ok(only.clone()),
+                (Some(_), _) => Err(not_ours("which eSIM of our order it is cannot be told")),
+                (None, _) => Err(not_ours("our order there has no such eSIM")),
+            }
         })
     }
 
+    /// The number of an eSIM at the upstream, without which nothing is done to it.
+    async fn number(&self, now: Timestamp, esim: &SoldEsim) -> Heard<Reading<String>> {
+        if let Some(handle) = &esim.handle {
+            return Heard::new(Ok(handle.clone()), "");
+        }
+        self.esim(now, esim).await.map(|read| Ok(text(&read?, "esimTranNo").unwrap_or_default()))
+    }
+
     async fn take_back(&self, now: Timestamp, esim: SoldEsim) -> Heard<Cancellation> {
-        let heard = self.read(now, "esim/cancel", &named(&esim)).await;
+        let number = self.number(now, &esim).await;
+        let number = match number.meaning {
+            Ok(number) => number,
+            Err(error) => return Heard::new(not_cancelled(error), number.raw),
+        };
+        let heard = self.read(now, "esim/cancel", &json!({"esimTranNo": number})).await;
         let Err(NotRead::Refused { code, message }) = heard.meaning else {
             return heard.map(|read| match read {
                 Ok(_) => Cancellation::Cancelled,
@@ -361,17 +429,35 @@ impl EsimAccess {
             return Heard::new(Cancellation::TryLater { reason }, heard.raw);
         }
         // It may have been taken back before, and only the answer was lost.
-        let asked = self.esim(now, &esim).await;
-        let is_cancelled = match &asked.meaning {
-            Ok(found) => text(found, "esimStatus").as_deref() == Some("CANCEL"),
-            Err(NotRead::TryLater { reason, .. }) => {
-                let reason = reason.clone();
-                return Heard::new(Cancellation::TryLater { reason }, heard.raw);
-            }
-            Err(_) => false,
+        let asked = self.esim(now, &SoldEsim { handle: Some(number), ..esim }).await;
+        let meaning = match asked.meaning {
+            Ok(found) if text(&found, "esimStatus").as_deref() == Some(CANCELLED) => Cancellation::Cancelled,
+            Err(error @ NotRead::TryLater { .. }) => Cancellation::TryLater { reason: words(error) },
+            Ok(_) | Err(_) => Cancellation::Refused { reason },
         };
-        let meaning = if is_cancelled { Cancellation::Cancelled } else { Cancellation::Refused { reason } };
         Heard::new(meaning, heard.raw)
+    }
+
+    async fn add_data(&self, now: Timestamp, add_on: AddOn) -> Heard<Outcome> {
+        let number = self.number(now, &add_on.esim).await;
+        let number = match number.meaning {
+            Ok(number) => number,
+            // Nothing was sent.
+            Err(NotRead::Refused { code, message }) => {
+                return Heard::new(Outcome::Refused { code, message }, number.raw);
+            }
+            Err(error) => {
+                let later = NotYet::TryLater { retry_at: None, reason: words(error) };
+                return Heard::new(Outcome::NotYet(later), number.raw);
+            }
+        };
+        let (code, days) = code_and_days(&add_on.upstream_plan_id);
+        let mut body = json!({"esimTranNo": number, "packageCode": code, "transactionId": add_on.reference});
+        if let Some(days) = days {
+            body["periodNum"] = days.to_string().into();
+        }
+        let understand = |obj: &Value| (Outcome::Done { profiles: Vec::new() }, text(obj, "topUpEsimTranNo"));
+        self.buy(now, "esim/topup", body, understand).await
     }
 
     async fn used(&self, now: Timestamp, esim: SoldEsim) -> Heard<Reading<Usage>> {
@@ -392,6 +478,21 @@ impl EsimAccess {
             told.as_of = text(counted, "lastUpdateTime").and_then(|text| time(&text));
         }
         Heard::new(Ok(told), heard.raw)
+    }
+}
+
+/// Asks for all eSIMs of an order: a page has room for more than an order may have.
+fn of_order(order: &str) -> Value {
+    json!({"orderNo": order, "pager": {"pageNum": 1, "pageSize": PAGE}})
+}
+
+fn not_cancelled(error: NotRead) -> Cancellation {
+    match error {
+        NotRead::Refused { code, .. } if SET_UP.contains(&code.as_str()) => {
+            Cancellation::TryLater { reason: format!("{code}: our account there is not set up") }
+        }
+        NotRead::TryLater { .. } | NotRead::NotUnderstood { .. } => Cancellation::TryLater { reason: words(error) },
+        NotRead::Refused { .. } | NotRead::Unsupported(_) => Cancellation::Refused { reason: words(error) },
     }
 }
 
@@ -417,30 +518,40 @@ fn not_looked_up(now: Timestamp, error: NotRead) -> LookUp {
     }
 }
 
-/// Reads the profiles of an order. They come all at once; one that has fewer after a while is for the operator.
-fn delivered(now: Timestamp, obj: &Value, quantity: u32) -> LookUp {
-    let esims = list(obj, "esimList");
-    let provisioning = LookUp::Provisioning { poll_at: now.plus_millis(POLL_MS) };
-    let profiles: Option<Vec<Profile>> = esims.iter().map(delivered_profile).collect();
-    let Some(profiles) = profiles.filter(|profiles| !profiles.is_empty()) else { return provisioning };
-    if esims.iter().all(|esim| text(esim, "esimStatus").as_deref() == Some("CANCEL")) {
-        let message = "the order was cancelled there".to_owned();
-        return LookUp::Refused { code: "CANCEL".to_owned(), message };
+/// Reads the profiles of an order. They come all at once; one that has fewer after a while is for the operator. Of one
+/// that was cancelled there the price came back: it is not delivered, and nothing more will come for it.
+fn delivered(now: Timestamp, obj: &Value, order: &str, quantity: u32) -> LookUp {
+    let no_answer = |reason: &str| LookUp::NoAnswer { reason: reason.to_owned() };
+    if !is_list(obj, "esimList") {
+        return no_answer("there is no esimList");
     }
+    let esims = list(obj, "esimList");
+    if esims.iter().any(|esim| text(esim, "orderNo").is_some_and(|told| told != order)) {
+        return no_answer("the answer is about other orders");
+    }
+    let is = |esim: &Value, states: &[&str]| text(esim, "esimStatus").is_some_and(|told| states.contains(&&*told));
+    if esims.iter().any(|esim| is(esim, &REVOKED)) {
+        // That pays nothing back.
+        return LookUp::CannotTell { reason: "an eSIM of the order was revoked there".to_owned() };
+    }
+    let living = esims.iter().filter(|esim| !is(esim, &[CANCELLED]));
+    let profiles: Option<Vec<Profile>> = living.map(delivered_profile).collect();
     let made_at = esims
         .first()
         .and_then(|esim| list(esim, "packageList").first())
         .and_then(|package| text(package, "createTime"))
         .and_then(|text| time(&text));
     let is_over = made_at.is_some_and(|made_at| now.since(made_at) >= SHORT_AFTER_MS);
-    let is_whole = u32::try_from(profiles.len()).unwrap_or(u32::MAX) >= quantity;
-    if is_whole {
-        LookUp::Delivered { profiles }
-    } else if is_over {
+    let came = u32::try_from(esims.len()).unwrap_or(u32::MAX);
+    match profiles.filter(|_| came >= quantity) {
+        Some(profiles) if profiles.is_empty() => {
+            let message = "the order was cancelled there".to_owned();
+            LookUp::Refused { code: CANCELLED.to_owned(), message }
+        }
+        Some(profiles) => LookUp::Delivered { profiles },
         // Whether the others will come is not said anywhere: neither to refund nor to wait for ever would be right.
-        LookUp::CannotTell { reason: format!("{} of {quantity} eSIMs came", profiles.len()) }
-    } else {
-        provisioning
+        None if is_over => LookUp::CannotTell { reason: format!("{came} of {quantity} eSIMs came, or cannot be read") },
+        None => LookUp::Provisioning { poll_at: now.plus_millis(POLL_MS) },
     }
 }
 
@@ -459,23 +570,50 @@ fn delivered_profile(esim: &Value) -> Option<Profile> {
     })
 }
 
-/// Reads a package; `None` when what it is or costs cannot be read: such a plan is not sold.
+/// Reads a package into what can be bought of it. One whose price is that of a day is listed for several terms, each with
+/// its days behind the code and the price of all of them.
+fn offers(package: &Value) -> Vec<Offer> {
+    let Some(one) = offer(package) else { return Vec::new() };
+    if matches!(one.data, Data::Total(_)) {
+        return vec![one];
+    }
+    // Whether the price of a package without `/Day` in its name is that of a day is not said; for one day it is both.
+    let is_per_day = one.name.to_lowercase().contains("/day");
+    let terms: &[i64] = if is_per_day { &TERMS } else { &[1] };
+    let for_days = |days: &i64| {
+        let units = one.cost.units.checked_mul(*days)?;
+        Some(Offer {
+            upstream_plan_id: format!("{}{DAYS_MARK}{days}", one.upstream_plan_id),
+            name: format!("{}, {days} {}", one.name, if *days == 1 { "day" } else { "days" }),
+            cost: Cost { units, ..one.cost.clone() },
+            validity_days: *days,
+            ..one.clone()
+        })
+    };
+    terms.iter().filter_map(for_days).collect()
+}
+
+/// Reads a package as it is listed; `None` when what it is or costs cannot be read: such a plan is not sold.
 fn offer(package: &Value) -> Option<Offer> {
     let name = text(package, "name")?;
     let megabytes = integer(package, "volume").map(|bytes| bytes / MEGABYTE).filter(|megabytes| *megabytes > 0);
-    let is_daily = match integer(package, "dataType") {
-        Some(1) => false,
-        Some(_) => true,
-        None => name.contains("/Day"),
-    };
-    let data = match integer(package, "dataType") {
-        Some(4) => Data::Unlimited,
-        _ if is_daily => Data::Daily(megabytes?),
-        _ => Data::Total(megabytes?),
-    };
     // No other unit than the day is documented.
     let is_days = text(package, "durationUnit").is_none_or(|unit| unit.to_uppercase().starts_with("DAY"));
     let validity_days = integer(package, "duration").filter(|days| *days > 0 && is_days)?;
+    let is_per_day = name.to_lowercase().contains("/day");
+    let data = match integer(package, "dataType") {
+        Some(1) if !is_per_day => Data::Total(megabytes?),
+        Some(2 | 3) => Data::Daily(megabytes?),
+        Some(4) => Data::Unlimited,
+        None if is_per_day => Data::Daily(megabytes?),
+        None if text(package, "dataType").is_none() => Data::Total(megabytes?),
+        // A total at the price of a day, or a kind nobody knows.
+        _ => return None,
+    };
+    // A day pass is listed for a single day. What the price of one that is not would be for is not said.
+    if validity_days != 1 && !matches!(data, Data::Total(_)) {
+        return None;
+    }
     let codes = text(package, "location").unwrap_or_default().to_uppercase();
     let codes = codes.split(',').map(str::trim);
     let mut countries: Vec<String> = codes.filter(|code| is_country(code)).map(str::to_owned).collect();
@@ -530,7 +668,8 @@ fn usage(esim: &Value) -> Usage {
         "IN_USE" => Life::Active,
         "USED_UP" => Life::Depleted,
         "UNUSED_EXPIRED" | "USED_EXPIRED" => Life::Expired,
-        "CANCEL" | "REVOKE" | "REVOKED" => Life::Ended,
+        CANCELLED => Life::Ended,
+        status if REVOKED.contains(&status) => Life::Ended,
         // A suspended eSIM is neither in use nor over.
         _ => Life::Unknown,
     };
@@ -606,18 +745,7 @@ impl Upstream for EsimAccess {
     }
 
     fn add(&self, now: Timestamp, add_on: AddOn) -> Answer<'_, Outcome> {
-        let (code, days) = code_and_days(&add_on.upstream_plan_id);
-        let mut body = named(&add_on.esim);
-        body["packageCode"] = code.into();
-        body["transactionId"] = add_on.reference.into();
-        if let Some(days) = days {
-            body["periodNum"] = days.to_string().into();
-        }
-        Box::pin(
-            self.buy(now, "esim/topup", body, |obj| {
-                (Outcome::Done { profiles: Vec::new() }, text(obj, "topUpEsimTranNo"))
-            }),
-        )
+        Box::pin(self.add_data(now, add_on))
     }
 
     fn balance(&self, now: Timestamp) -> Answer<'_, Reading<Balance>> {
@@ -699,7 +827,7 @@ mod tests {
     #[test]
     fn a_day_pass_is_bought_for_the_days_behind_its_code() {
         assert_eq!(code_and_days("GE_1_Daily*7"), ("GE_1_Daily", Some(7)));
-        for code in ["GE_1_7", "GE*0", "GE*366", "GE*x"] {
+        for code in ["GE_1_7", "GE*0", "GE*366", "GE*x", "GE*+7", "GE*"] {
             assert_eq!(code_and_days(code), (code, None));
         }
     }
@@ -713,17 +841,60 @@ mod tests {
             "locationNetworkList": [{"locationName": "Georgia", "locationLogo": "/img/flags/ge.png",
                                      "operatorList": [{"operatorName": "Magti", "networkType": "4G"}]}],
         });
-        let offer = offer(&package).unwrap();
-        assert_eq!(offer.cost, Cost { units: 8_600, decimals: 4, currency: "USD".to_owned() });
-        assert_eq!((offer.data, offer.validity_days), (Data::Daily(1_024), 1));
-        assert_eq!(offer.networks[0].country, "GE");
-        assert!(offer.add_on_supported);
-        assert_eq!(offer.remark.as_deref(), Some("1 Mbps"));
+        let offers = offers(&package);
+        let told = offers.iter().map(|offer| (&*offer.upstream_plan_id, offer.validity_days, offer.cost.units));
+        let told: Vec<_> = told.collect();
+        assert_eq!((told.len(), told[0]), (TERMS.len(), ("P1X57VWMR*1", 1, 8_600)));
+        assert_eq!(told[3], ("P1X57VWMR*7", 7, 60_200));
+        let week = &offers[3];
+        assert_eq!((week.cost.decimals, week.cost.currency.as_str()), (4, "USD"));
+        assert_eq!((week.data, week.name.as_str()), (Data::Daily(1_024), "Georgia 1GB/Day FUP1Mbps, 7 days"));
+        assert_eq!(week.networks[0].country, "GE");
+        assert!(week.add_on_supported);
+        assert_eq!(week.remark.as_deref(), Some("1 Mbps"));
+    }
+
+    #[test]
+    fn days_are_never_sold_for_the_price_of_one() {
+        let read = |name: &str, data_type: Value, days: i64| {
+            let package = json!({"packageCode": "P", "name": name, "price": 100, "volume": 1_073_741_824,
+                                 "dataType": data_type, "duration": days, "durationUnit": "DAY", "location": "GE"});
+            let offers = offers(&package).into_iter();
+            offers.map(|offer| (offer.upstream_plan_id, offer.validity_days, offer.cost.units)).collect::<Vec<_>>()
+        };
+        let told = |id: &str, days, units| vec![(id.to_owned(), days, units)];
+        assert_eq!(read("Georgia 1GB 7Days", json!(1), 7), told("P", 7, 100));
+        assert_eq!(read("Georgia 1GB 7Days", Value::Null, 7), told("P", 7, 100));
+        // What the price is for is not said: only what cannot be wrong is sold.
+        assert_eq!(read("Georgia daily", json!(2), 1), told("P*1", 1, 100));
+        for (name, data_type, days) in [
+            ("Georgia 1GB/Day", json!(2), 7),
+            ("Georgia daily", json!(3), 7),
+            ("Georgia 1GB/Day", json!(1), 1),
+            ("Georgia 1GB/Day", Value::Null, 7),
+            ("Georgia", json!(5), 7),
+            ("Georgia", json!("1.5"), 7),
+        ] {
+            assert_eq!(read(name, data_type.clone(), days), vec![], "{name} {data_type} {days}");
+        }
+        for (id, days, units) in read("Georgia 1GB/Day", Value::Null, 1) {
+            assert_eq!((id, units), (format!("P*{days}"), 100 * days));
+        }
+    }
+
+    #[test]
+    fn a_reference_tells_when_it_was_made() {
+        // The first six bytes are milliseconds.
+        let made = made_at("019aab34-7c5d-7e11-9d2e-55d0a1b20000-12").unwrap();
+        assert_eq!(made.millis(), 0x019a_ab34_7c5d);
+        for other in ["order-1-1", "019aab34-7c5d-4e11-9d2e-55d0a1b20000-12", "019aab34-7c5d-7e11-9d2e-55d0a1b20000"] {
+            assert_eq!(made_at(other), None, "{other}");
+        }
     }
 
     #[test]
     fn a_code_that_came_as_a_number_is_the_same() {
-        let answered = |text: &str| Answered { status: 200, retry_at: None, text: text.to_owned() };
+        let answered = |text: &str| Answered::new(200, text);
         let told = answered(r#"{"success":0,"errorCode":1,"errorMessage":"Server error"}"#);
         let Some(Envelope::Refusal { code, message }) = envelope(&told) else { panic!() };
         assert_eq!((code.as_str(), message.as_str()), (SERVER_ERROR, "Server error"));
@@ -742,7 +913,9 @@ mod tests {
             "durationUnit": "DAY", "orderUsage": 0, "esimStatus": "GOT_RESOURCE", "pin": "", "puk": "",
             "apn": "drei.at",
         }], "pager": {"pageSize": 20, "pageNum": 1, "total": 1}});
-        let LookUp::Delivered { profiles } = delivered(Timestamp::from_millis(0), &obj, 1) else { panic!() };
+        let LookUp::Delivered { profiles } = delivered(Timestamp::from_millis(0), &obj, "B23120118131854", 1) else {
+            panic!()
+        };
         assert_eq!(
             profiles,
             [Profile {
@@ -771,8 +944,34 @@ mod tests {
             "esimTranNo": "1", "iccid": "8901", "ac": "LPA:1$rsp.test$A", "esimStatus": "GOT_RESOURCE",
             "packageList": [{"createTime": "2026-01-02T03:04:05+0000"}],
         }]});
-        assert!(matches!(delivered(now, &obj, 1), LookUp::Delivered { .. }));
-        assert!(matches!(delivered(now, &obj, 2), LookUp::Provisioning { .. }));
-        assert!(matches!(delivered(now.plus_millis(SHORT_AFTER_MS), &obj, 2), LookUp::CannotTell { .. }));
+        let read = |now, quantity| delivered(now, &obj, "B1", quantity);
+        assert!(matches!(read(now, 1), LookUp::Delivered { .. }));
+        assert!(matches!(read(now, 2), LookUp::Provisioning { .. }));
+        assert!(matches!(read(now.plus_millis(SHORT_AFTER_MS), 2), LookUp::CannotTell { .. }));
+    }
+
+    #[test]
+    fn what_was_cancelled_there_is_not_delivered_and_the_rest_is() {
+        let esim = |number: &str, status: &str, code: &str| {
+            json!({"esimTranNo": number, "orderNo": "B1", "iccid": format!("890{number}"), "ac": code,
+                   "esimStatus": status, "packageList": [{"createTime": "2026-01-02T03:04:05+0000"}]})
+        };
+        let now = time("2026-01-02T03:05:00Z").unwrap();
+        let read = |esims: &[Value], quantity| delivered(now, &json!({"esimList": esims}), "B1", quantity);
+        let good = esim("1", "GOT_RESOURCE", "LPA:1$rsp.test$A");
+        let bare = esim("2", "CANCEL", "");
+        let LookUp::Delivered { profiles } = read(&[bare.clone(), good.clone()], 2) else { panic!() };
+        assert_eq!(profiles.iter().map(|profile| profile.iccid.as_str()).collect::<Vec<_>>(), ["8901"]);
+        assert!(matches!(read(&[bare.clone(), bare.clone()], 2), LookUp::Refused { .. }));
+        // The rest may still come.
+        assert!(matches!(read(std::slice::from_ref(&bare), 2), LookUp::Provisioning { .. }));
+        // What was revoked is paid for.
+        for status in REVOKED {
+            let revoked = esim("3", status, "LPA:1$rsp.test$C");
+            assert!(matches!(read(&[revoked, good.clone()], 2), LookUp::CannotTell { .. }), "{status}");
+        }
+        let other = json!({"esimList": [good]});
+        assert!(matches!(delivered(now, &other, "B2", 1), LookUp::NoAnswer { .. }));
+        assert!(matches!(delivered(now, &json!({}), "B1", 1), LookUp::NoAnswer { .. }));
     }
 }

@@ -103,13 +103,15 @@ fn said(answered: &Answered) -> Said {
     let status = answered.status;
     let reason = format!("status {status}");
     let retry_at = answered.retry_at;
-    match (status, words(answered)) {
+    let words = words(answered);
+    let is_about_the_key = words.as_deref().is_some_and(is_about_the_key);
+    match (status, words.map(|words| answered.words(words))) {
         (200..=299, _) => match answered.json() {
             Some(body) => Said::Body(body),
             None => Said::Unclear { reason: format!("{reason} without JSON") },
         },
         (401, message) => Said::Later { retry_at, reason: message.unwrap_or(reason) },
-        (403, Some(message)) if is_about_the_key(&message) => Said::Later { retry_at, reason: message },
+        (403, Some(message)) if is_about_the_key => Said::Later { retry_at, reason: message },
         (400 | 403 | 404 | 422, Some(message)) => Said::Refusal { code: status.to_string(), message },
         (400 | 403 | 404 | 422 | 429, message) => Said::Later { retry_at, reason: message.unwrap_or(reason) },
         (503, message) => Said::Processing { retry_at, reason: message.unwrap_or(reason) },
@@ -142,6 +144,7 @@ impl EsimGo {
     /// An organisation behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
+        let connection = connection.hiding(&[&account.api_key]);
         Self { connection, account }
     }
 
@@ -236,8 +239,9 @@ impl EsimGo {
             Ok(bundles) => bundles,
             Err(error) => return Heard::new(not_cancelled(error), heard.raw),
         };
-        let Some((name, bundle)) = bought_with(&bundles, esim.order.as_deref()) else {
-            return Heard::new(refused("which of its bundles was bought cannot be told"), heard.raw);
+        let (name, bundle) = match bought_with(&bundles, esim.order.as_deref()) {
+            Ok(found) => found,
+            Err(reason) => return Heard::new(refused(reason), heard.raw),
         };
         // A bundle that has begun, or is too old, is lost when it is revoked: those calls are not made.
         match told(bundle, "bundleState").to_lowercase().as_str() {
@@ -246,7 +250,12 @@ impl EsimGo {
                 let reason = "the bundle is still being processed".to_owned();
                 return Heard::new(Cancellation::TryLater { reason }, heard.raw);
             }
-            "revoked" => return self.refund_of(now, &esim.iccid, &name).await,
+            "revoked" => {
+                let revoked = assignments(&bundles).filter(|(other, bundle)| {
+                    *other == name && told(bundle, "bundleState").eq_ignore_ascii_case("revoked")
+                });
+                return self.refund_of(now, &esim.iccid, &name, revoked.count()).await;
+            }
             state => return Heard::new(refused(&format!("the bundle is {state}")), heard.raw),
         }
         let assigned_at: Option<Timestamp> = text(bundle, "assignmentDateTime").and_then(|text| text.parse().ok());
@@ -257,14 +266,27 @@ impl EsimGo {
             return Heard::new(refused("the bundle has no id"), heard.raw);
         };
         let offer = text(bundle, "offerId").unwrap_or_else(|| id.clone());
-        let path = format!(
-            "esims/{}/bundles/{}/assignments/{}?type=transaction&refundToBalance=true&offerId={}",
-            segment(&esim.iccid),
-            segment(&name),
-            segment(&id),
-            segment(&offer)
-        );
-        let heard = self.read(now, Call { method: Method::DELETE, ..Call::get(path) }).await;
+        let delete = |kind: &str| {
+            let path = format!(
+                "esims/{}/bundles/{}/assignments/{}?type={kind}&refundToBalance=true&offerId={}",
+                segment(&esim.iccid),
+                segment(&name),
+                segment(&id),
+                segment(&offer)
+            );
+            Call { method: Method::DELETE, ..Call::get(path) }
+        };
+        // It is asked first what would become of it: what is not refunded is not revoked, and the traveller keeps it.
+        let heard = self.read(now, delete("validate")).await;
+        match heard.meaning {
+            Ok(body) if promises_refund(&told(&body, "status")) => {}
+            Ok(body) => {
+                let reason = format!("it does not say that it would refund: {}", told(&body, "status"));
+                return Heard::new(Cancellation::Refused { reason }, heard.raw);
+            }
+            Err(error) => return Heard::new(not_cancelled(error), heard.raw),
+        }
+        let heard = self.read(now, delete("transaction")).await;
         heard.map(|read| match read {
             Ok(body) => {
                 let status = told(&body, "status");
@@ -278,8 +300,9 @@ impl EsimGo {
         })
     }
 
-    /// Whether a bundle that is revoked was refunded: the answer that said so may have been lost.
-    async fn refund_of(&self, now: Timestamp, iccid: &str, name: &str) -> Heard<Cancellation> {
+    /// Whether a bundle that is revoked was refunded: the answer that said so may have been lost. The history names
+    /// bundles only, so of several that are revoked all must have been refunded.
+    async fn refund_of(&self, now: Timestamp, iccid: &str, name: &str, revoked: usize) -> Heard<Cancellation> {
         let heard = self.read(now, Call::get(format!("esims/{}/history", segment(iccid)))).await;
         heard.map(|read| {
             let history = match read {
@@ -287,12 +310,13 @@ impl EsimGo {
                 Err(error) => return not_cancelled(error),
             };
             let entries = history.as_array().map_or_else(|| list(&history, "actions"), Vec::as_slice);
-            let refunded =
-                entries.iter().any(|entry| told(entry, "bundleName") == name && is_money_back(&told(entry, "name")));
-            match refunded {
-                true => Cancellation::Cancelled,
-                false => Cancellation::Refused { reason: "the bundle was revoked without a refund".to_owned() },
+            let is_refund = |entry: &&Value| told(entry, "bundleName") == name && is_money_back(&told(entry, "name"));
+            let refunds = entries.iter().filter(is_refund).count();
+            if refunds >= revoked.max(1) {
+                return Cancellation::Cancelled;
             }
+            let reason = format!("{revoked} bundles of this name were revoked, and {refunds} refunds are told");
+            Cancellation::Refused { reason }
         })
     }
 
@@ -367,10 +391,22 @@ fn is_completed(order: &Value) -> bool {
     told(order, "status").eq_ignore_ascii_case("completed")
 }
 
-/// Whether words tell that money came back; into the inventory it does not.
+/// Whether words deny something: then what they deny is not worth a guess.
+fn denies(words: &str) -> bool {
+    let denials = ["not", "no", "non", "never", "cannot", "without", "unable", "t"];
+    words.split(|letter: char| !letter.is_alphanumeric()).any(|word| denials.contains(&word))
+}
+
+/// Whether words tell that money came back to the balance; into the inventory it does not.
 fn is_money_back(words: &str) -> bool {
     let words = words.to_lowercase();
-    words.contains("refunded") && !words.contains("not be refunded") && !words.contains("inventory")
+    words.contains("refunded") && words.contains("balance") && !denies(&words)
+}
+
+/// Whether words tell that a bundle would be refunded.
+fn promises_refund(words: &str) -> bool {
+    let words = words.to_lowercase();
+    words.contains("refund") && !denies(&words)
 }
 
 /// Why an order could not be looked at.
@@ -494,15 +530,24 @@ fn assignments(bundles: &Value) -> impl Iterator<Item = (String, &Value)> {
     })
 }
 
-/// The assignment an order made: its reference begins with the order's number; where none does, the only one.
-fn bought_with<'v>(bundles: &'v Value, order: Option<&str>) -> Option<(String, &'v Value)> {
-    let of_order = assignments(bundles)
-        .find(|(_, bundle)| order.is_some_and(|order| told(bundle, "assignmentReference").starts_with(order)));
-    of_order.or_else(|| {
-        let mut all = assignments(bundles);
-        let only = all.next();
-        if all.next().is_none() { only } else { None }
-    })
+/// The assignment an order made: its reference is the order's number, or that and which of the order's it is. What was put
+/// on the eSIM by another order is not ours to revoke, even if nothing else is on it.
+///
+/// # Errors
+/// Why it cannot be told.
+fn bought_with<'v>(bundles: &'v Value, order: Option<&str>) -> Result<(String, &'v Value), &'static str> {
+    let order = order.filter(|order| !order.is_empty());
+    let order = order.ok_or("the number of our order is not known, so which bundle was bought cannot be told")?;
+    let is_of_order = |(_, bundle): &(String, &Value)| {
+        let reference = told(bundle, "assignmentReference");
+        reference.strip_prefix(order).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let mut of_order = assignments(bundles).filter(is_of_order);
+    match (of_order.next(), of_order.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(_), Some(_)) => Err("several bundles on the eSIM are of our order"),
+        (None, _) => Err("no bundle on the eSIM is of our order"),
+    }
 }
 
 fn usage(bundles: &Value) -> Usage {
@@ -704,7 +749,7 @@ mod tests {
 
     #[test]
     fn only_a_clear_no_is_a_refusal() {
-        let said = |status: u16, text: &str| match said(&Answered { status, retry_at: None, text: text.to_owned() }) {
+        let said = |status: u16, text: &str| match said(&Answered::new(status, text)) {
             Said::Body(_) => "body",
             Said::Refusal { .. } => "refusal",
             Said::Later { .. } => "later",
@@ -769,6 +814,49 @@ mod tests {
             assert_eq!(read(vec![assignment(state, 5, 5)]).life, life, "{state}");
         }
         assert_eq!(read(vec![]).used_bytes, None);
+    }
+
+    #[test]
+    fn only_a_bundle_of_our_order_is_ours() {
+        let bundles = |references: &[&str]| {
+            let each: Vec<Value> =
+                references.iter().map(|reference| json!({"id": "1", "assignmentReference": reference})).collect();
+            json!({"bundles": [{"name": "a", "assignments": each}]})
+        };
+        let is_found = |references: &[&str], order: Option<&str>| bought_with(&bundles(references), order).is_ok();
+        assert!(is_found(&["e51a-1-0", "e51a-2-0"], Some("e51a-1")));
+        assert!(is_found(&["e51a-1"], Some("e51a-1")));
+        for (references, order) in [
+            (&["e51a-2-0"][..], Some("e51a-1")),
+            (&["e51a-10-0"], Some("e51a-1")),
+            (&["e51a-1-0"], None),
+            (&["e51a-1-0"], Some("")),
+            (&[""], Some("e51a-1")),
+            (&["e51a-1-0", "e51a-1-1"], Some("e51a-1")),
+        ] {
+            assert!(!is_found(references, order), "{references:?} {order:?}");
+        }
+    }
+
+    #[test]
+    fn money_is_back_only_where_words_say_so() {
+        for words in ["Successfully Revoked Bundle, bundle has been refunded to balance", "Bundle Refunded To Balance"]
+        {
+            assert!(is_money_back(words), "{words}");
+        }
+        for words in [
+            "Successfully Revoked Bundle",
+            "bundle has been refunded to inventory",
+            "Bundle has not been refunded to balance",
+            "could not be refunded to balance",
+            "it wasn't refunded to balance",
+            "refunded",
+            "",
+        ] {
+            assert!(!is_money_back(words), "{words}");
+        }
+        assert!(promises_refund("Bundle can be revoked and refunded"));
+        assert!(!promises_refund("Bundle can be revoked and will not be refunded") && !promises_refund("ok"));
     }
 
     #[test]

@@ -21,20 +21,54 @@ pub(crate) fn as_text(value: &Value) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// A field as a whole number; a fraction is cut off.
+/// A field as a whole number. It is read exactly, however it is written (`1000`, `1000.0`, `1e3`), or not at all.
 pub(crate) fn integer(value: &Value, name: &str) -> Option<i64> {
-    let text = text(value, name)?;
-    text.split_once('.').map_or(text.as_str(), |(whole, _)| whole).parse().ok()
+    whole(&text(value, name)?)
 }
 
-/// A field as a truth: `true`, `1`, `"true"`, `"1"`.
+/// A decimal number that is whole.
+fn whole(text: &str) -> Option<i64> {
+    let (digits, exponent) = match text.split_once(['e', 'E']) {
+        Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok().filter(|it| it.unsigned_abs() <= 18)?),
+        None => (text, 0),
+    };
+    let (sign, digits) = match digits.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, digits.strip_prefix('+').unwrap_or(digits)),
+    };
+    let Cost { units, decimals, .. } = Cost::parse(digits, "").filter(|it| is_whole_of(digits, it.decimals))?;
+    let scale = exponent.checked_sub(i32::try_from(decimals).ok()?)?;
+    let power = 10_i64.checked_pow(scale.unsigned_abs())?;
+    let units = if scale < 0 {
+        if units.checked_rem(power)? != 0 {
+            return None;
+        }
+        units.checked_div(power)?
+    } else {
+        units.checked_mul(power)?
+    };
+    units.checked_mul(sign)
+}
+
+/// Whether a cost of so many decimals has all those a text was written with.
+fn is_whole_of(text: &str, decimals: u32) -> bool {
+    let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction).trim_end_matches('0');
+    u32::try_from(fraction.len()).is_ok_and(|written| written <= decimals)
+}
+
+/// A field as a truth: `true` in any case, or 1.
 pub(crate) fn truth(value: &Value, name: &str) -> bool {
-    matches!(text(value, name).as_deref(), Some("true" | "1"))
+    text(value, name).is_some_and(|text| text.eq_ignore_ascii_case("true") || whole(&text) == Some(1))
 }
 
-/// The entries of a list; none when it is missing or no list.
+/// The entries of a list; none when it is missing or no list. Where that would mean something, ask [`is_list`] first.
 pub(crate) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Whether a list is there.
+pub(crate) fn is_list(value: &Value, name: &str) -> bool {
+    value.get(name).is_some_and(Value::is_array)
 }
 
 /// A list of texts, with an empty text for what is none, so that parallel lists stay parallel.
@@ -129,6 +163,46 @@ pub(crate) fn local_text(time: Timestamp, hours_east: i8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_number_is_read_exactly_or_not_at_all() {
+        for (text, expected) in [
+            (r#""12""#, Some(12)),
+            ("12", Some(12)),
+            ("-12", Some(-12)),
+            ("1.0", Some(1)),
+            (r#""1.000000000000000""#, Some(1)),
+            ("1e3", Some(1_000)),
+            ("1E3", Some(1_000)),
+            (r#""1e3""#, Some(1_000)),
+            ("1.5e3", Some(1_500)),
+            ("1.5E+3", Some(1_500)),
+            ("25e-1", None),
+            ("250e-1", Some(25)),
+            ("0.0", Some(0)),
+            ("1.9", None),
+            ("1.0000000000001", None),
+            (r#""1.5""#, None),
+            ("1e18", Some(1_000_000_000_000_000_000)),
+            ("1e19", None),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("9223372036854775808", None),
+            (r#""0x10""#, None),
+            (r#""1e""#, None),
+            (r#""--1""#, None),
+            (r#""1,5""#, None),
+            ("null", None),
+        ] {
+            let value: Value = serde_json::from_str(&format!(r#"{{"n":{text}}}"#)).unwrap();
+            assert_eq!(integer(&value, "n"), expected, "{text}");
+        }
+        for (text, expected) in [("true", true), (r#""True""#, true), ("1.0", true), ("0", false), ("2", false)] {
+            let value: Value = serde_json::from_str(&format!(r#"{{"n":{text}}}"#)).unwrap();
+            assert_eq!(truth(&value, "n"), expected, "{text}");
+        }
+        // Amounts with an exponent are not read at all.
+        assert_eq!((megabytes("1e3", "MB"), bytes_of_megabytes("1e3")), (None, None));
+    }
 
     #[test]
     fn only_a_reason_to_sell_nothing_says_so() {

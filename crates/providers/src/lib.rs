@@ -14,6 +14,7 @@ pub mod sandbox;
 mod signing;
 pub mod simulator;
 pub mod tgt;
+mod token;
 pub mod tsim;
 
 use callback::{Callback, CallbackRefusal, Notice};
@@ -28,7 +29,7 @@ use std::pin::Pin;
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Heard<T>> + Send + 'a>>;
 
 /// What an adapter understood, and what the upstream literally said.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Heard<T> {
     /// The meaning.
     pub meaning: T,
@@ -36,6 +37,22 @@ pub struct Heard<T> {
     pub raw: String,
     /// The upstream's own number of the order, where the answer has it.
     pub order: Option<String>,
+}
+
+/// How a profile begins where it is shown.
+const SHOWN_PROFILE: &str = "Profile {";
+
+// A meaning may bring profiles, which install eSIMs: from the first one on it is not shown.
+impl<T: std::fmt::Debug> std::fmt::Debug for Heard<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let meaning = format!("{:?}", self.meaning);
+        let shown = match meaning.split_once(SHOWN_PROFILE) {
+            Some((before, _)) => format!("{before}(hidden)"),
+            None => meaning,
+        };
+        let mut told = f.debug_struct("Heard");
+        told.field("meaning", &format_args!("{shown}")).field("raw", &self.raw).field("order", &self.order).finish()
+    }
 }
 
 impl<T> Heard<T> {
@@ -202,4 +219,20 @@ pub trait Upstream: Send + Sync {
     /// # Errors
     /// [`CallbackRefusal`], and then nobody knows who sent it, or what it says.
     fn read_callback(&self, now: Timestamp, callback: &Callback) -> Result<Notice, CallbackRefusal>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::fulfilment::Profile;
+
+    #[test]
+    fn what_is_shown_of_an_answer_installs_nothing() {
+        let profile = Profile { matching_id: "CODE-7".to_owned(), pin: Some("4711".to_owned()), ..Profile::default() };
+        let heard = Heard::new(LookUp::Delivered { profiles: vec![profile] }, "200 {}");
+        let shown = format!("{heard:?} {heard:#?}");
+        assert!(shown.contains("Delivered") && !shown.contains("CODE-7") && !shown.contains("4711"), "{shown}");
+        let shown = format!("{:?}", Heard::new(LookUp::NotFound, "200 {}").of_order(Some("B1".to_owned())));
+        assert_eq!(shown, r#"Heard { meaning: NotFound, raw: "200 {}", order: Some("B1") }"#);
+    }
 }

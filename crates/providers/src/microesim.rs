@@ -5,7 +5,7 @@
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
 use crate::lenient::{
-    bytes_of_megabytes, integer, list, local_time, megabytes, profile, says_nothing_was_sold, text, texts,
+    bytes_of_megabytes, integer, is_list, list, local_time, megabytes, profile, says_nothing_was_sold, text, texts,
 };
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, hmac_sha256, nonce};
@@ -120,7 +120,7 @@ fn envelope(answered: &Answered) -> Option<Envelope> {
     // A gateway's own words are none of the service's.
     let body = answered.json().filter(|_| (200..300).contains(&answered.status))?;
     let code = text(&body, "code").filter(|code| code.parse::<i64>().is_ok())?;
-    let message = text(&body, "msg").unwrap_or_default();
+    let message = answered.words(text(&body, "msg").unwrap_or_default());
     Some(if code == SUCCESS.to_string() {
         Envelope::Success(body.get("result").cloned().unwrap_or(Value::Null))
     } else {
@@ -149,6 +149,7 @@ impl MicroEsim {
     pub fn new(connection: Connection, account: Account) -> Result<Self, String> {
         let key = Key::new(&account.secret, &account.salt);
         let key = key.ok_or_else(|| "the salt is not in hexadecimal digits".to_owned())?;
+        let connection = connection.hiding(&[&account.secret, &account.salt]);
         Ok(Self { connection, account, key })
     }
 
@@ -272,6 +273,10 @@ impl MicroEsim {
                 Ok(result) => result,
                 Err(error) => return Heard::new(Err(error), raw),
             };
+            if !is_list(&result, "list") {
+                let reason = "the answer has no list of plans".to_owned();
+                return Heard::new(Err(NotRead::NotUnderstood { reason }), raw);
+            }
             let plans = list(&result, "list");
             offers.extend(plans.iter().filter_map(offer));
             let last = integer(&result, "totalPages").and_then(|last| usize::try_from(last).ok()).unwrap_or(page);
@@ -368,8 +373,13 @@ fn look_up(now: Timestamp, detail: &Value, order: &str, quantity: u32) -> LookUp
     }
     let (codes, devices) = (texts(detail, "lpa_str"), texts(detail, "device_ids"));
     let (numbers, confirmations) = (texts(detail, "msisdn"), texts(detail, "cf_code"));
+    // Without both lists, or with one that is shorter, which code belongs to which eSIM is not told.
+    let are_parallel = is_list(detail, "lpa_str")
+        && is_list(detail, "device_ids")
+        && codes.len() == devices.len()
+        && (confirmations.is_empty() || confirmations.len() == codes.len());
     let at = |list: &[String], index: usize| list.get(index).filter(|text| !text.is_empty()).cloned();
-    let each = codes.iter().enumerate().filter_map(|(index, code)| {
+    let each = codes.iter().enumerate().filter(|_| are_parallel).filter_map(|(index, code)| {
         let device = at(&devices, index)?;
         Some(Profile {
             iccid: device.clone(),
@@ -390,7 +400,7 @@ fn look_up(now: Timestamp, detail: &Value, order: &str, quantity: u32) -> LookUp
     } else if completed && !profiles.is_empty() && counts == Some((i64::from(quantity), there)) {
         // It is done, of so many as we asked for so many succeeded, and they are here: the others will not come.
         LookUp::Delivered { profiles }
-    } else if (completed && counts.is_some_and(|(_, succeeded)| succeeded == 0))
+    } else if (completed && (!are_parallel || counts.is_some_and(|(_, succeeded)| succeeded == 0)))
         || ordered.is_some_and(|ordered| now.since(ordered) > STUCK_AFTER_MS)
     {
         // Whether the others will come is not said anywhere: neither to refund nor to wait for ever would be right.
@@ -603,9 +613,31 @@ mod tests {
         let (one, other) = ("LPA:1$rsp.test$A", "LPA:1$rsp.test$B");
         assert_eq!(there("completed", 2, &[one, other]), 2);
         assert_eq!(there("processing", 1, &[one, ""]), 0);
-        assert_eq!(there("completed", 2, &[one]), 0);
         assert_eq!(there("Completed", 1, &[one, ""]), 1);
         assert_eq!(there("", 2, &[one, other]), 2);
+    }
+
+    #[test]
+    fn a_list_that_is_missing_is_no_delivery() {
+        let one = json!(["LPA:1$rsp.test$A"]);
+        let device = json!(["8900000000000000001"]);
+        let read = |status: &str, codes: &Value, devices: &Value| {
+            let mut detail = json!({"topup_id": "t", "number": 1, "success_number": 1, "status": status});
+            for (name, list) in [("lpa_str", codes), ("device_ids", devices)] {
+                if !list.is_null() {
+                    detail[name] = list.clone();
+                }
+            }
+            look_up(Timestamp::from_millis(0), &detail, "t", 1)
+        };
+        let (two, none) = (json!(["8900000000000000001", "8900000000000000002"]), json!([]));
+        for (codes, devices) in [(&Value::Null, &device), (&one, &Value::Null), (&one, &none), (&one, &two)] {
+            let told = read("completed", codes, devices);
+            assert!(matches!(told, LookUp::CannotTell { .. }), "{codes} {devices}: {told:?}");
+            let told = read("processing", codes, devices);
+            assert!(matches!(told, LookUp::Provisioning { .. }), "{codes} {devices}: {told:?}");
+        }
+        assert!(matches!(read("completed", &one, &device), LookUp::Delivered { profiles } if profiles.len() == 1));
     }
 
     #[test]

@@ -4,9 +4,10 @@
 
 use crate::callback::{About, Acknowledgement, Callback, CallbackRefusal, Notice};
 use crate::connection::{Answered, Call, Connection, Sent};
-use crate::lenient::{bytes_of_megabytes, integer, list, megabytes, profile, text};
+use crate::lenient::{bytes_of_megabytes, integer, is_list, list, megabytes, profile, text};
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same};
+use crate::token::{NoToken, Token, Tokens};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::offer::{Cost, Data, Offer};
@@ -14,14 +15,12 @@ use domain::plan::Activation;
 use domain::time::Timestamp;
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio::sync::Mutex;
 
 /// The envelope's code for success.
 pub(crate) const SUCCESS: &str = "0000";
 /// Asked too often.
 pub(crate) const TOO_FREQUENT: &str = "0429";
-/// Not available now. Whoever repeats a purchase under its key is sold one.
+/// Not available, and no more is known of it: whether an order was taken before, it does not say.
 const UNAVAILABLE: &str = "2000";
 /// A token that is not valid any more, or not known.
 pub(crate) const TOKEN_CODES: [&str; 2] = ["2003", "2004"];
@@ -73,19 +72,12 @@ impl std::fmt::Debug for Account {
     }
 }
 
-/// What lets calls in for a while.
-#[derive(Clone)]
-struct Token {
-    value: String,
-    until: Timestamp,
-}
-
 /// An account at TGT; clones share its token.
 #[derive(Clone)]
 pub struct Tgt {
     connection: Connection,
     account: Account,
-    token: Arc<Mutex<Option<Token>>>,
+    tokens: Tokens<Heard<NotRead>>,
 }
 
 impl std::fmt::Debug for Tgt {
@@ -109,15 +101,20 @@ impl Envelope {
         let mut body = answered.json()?;
         Some(Self {
             code: text(&body, "code")?,
-            message: text(&body, "msg").unwrap_or_default(),
+            message: answered.words(text(&body, "msg").unwrap_or_default()),
             sub_code: text(&body, "subCode"),
-            sub_message: text(&body, "subMsg"),
+            sub_message: text(&body, "subMsg").map(|words| answered.words(words)),
             data: body.get_mut("data").map(Value::take).unwrap_or_default(),
         })
     }
 
     fn is_success(&self) -> bool {
         self.code == SUCCESS
+    }
+
+    /// Whether the service itself says so; what failed behind it has its code in `subCode`.
+    fn says(&self, codes: &[&str]) -> bool {
+        codes.contains(&self.code.as_str())
     }
 
     fn has(&self, codes: &[&str]) -> bool {
@@ -149,33 +146,37 @@ fn later(answered: &Answered, reason: String) -> NotRead {
     NotRead::TryLater { retry_at: answered.retry_at, reason }
 }
 
-/// What says that everybody has to wait, whatever was asked.
+fn wait(answered: &Answered, envelope: Option<&Envelope>) -> NotRead {
+    let words = envelope.map_or("", |envelope| envelope.message.as_str());
+    later(answered, format!("status {}: {words}", answered.status))
+}
+
+/// What says that this call was one too many: it was turned away, and nothing was done, whatever the status.
+fn too_frequent(answered: &Answered, envelope: Option<&Envelope>) -> Option<NotRead> {
+    let says = envelope.is_some_and(|envelope| envelope.says(&[TOO_FREQUENT, "429"]));
+    (answered.status == 429 || says).then(|| wait(answered, envelope))
+}
+
+/// What says that whoever only reads has to wait.
 fn busy(answered: &Answered, envelope: Option<&Envelope>) -> Option<NotRead> {
-    let says = envelope.is_some_and(|envelope| envelope.has(&[TOO_FREQUENT, "429", UNAVAILABLE]));
-    (answered.status == 429 || says).then(|| {
-        let words = envelope.map_or("", |envelope| envelope.message.as_str());
-        later(answered, format!("status {}: {words}", answered.status))
-    })
+    let says = envelope.is_some_and(|envelope| envelope.says(&[UNAVAILABLE]));
+    too_frequent(answered, envelope).or_else(|| says.then(|| wait(answered, envelope)))
 }
 
 impl Tgt {
     /// An account behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
-        Self { connection, account, token: Arc::default() }
+        let connection = connection.hiding(&[&account.secret]);
+        Self { connection, account, tokens: Tokens::default() }
     }
 
-    /// The token, fetched where there is none but the `stale` one. Whoever comes meanwhile waits for it.
-    async fn token(&self, now: Timestamp, stale: Option<&str>) -> Result<String, Heard<NotRead>> {
-        let mut known = self.token.lock().await;
-        if let Some(token) = known.as_ref().filter(|token| now < token.until && stale != Some(&token.value)) {
-            return Ok(token.value.clone());
-        }
-        *known = None;
+    async fn fetch_token(&self, now: Timestamp) -> Result<Token, NoToken<Heard<NotRead>>> {
         let body = json!({"accountId": self.account.account, "secret": self.account.secret});
         let answered = match self.connection.send(now, Call::post("oauth/token", &body)).await {
             Sent::NotSent { reason } | Sent::Lost { reason } => {
-                return Err(Heard::new(NotRead::TryLater { retry_at: None, reason: reason.clone() }, reason));
+                let failure = NotRead::TryLater { retry_at: None, reason: reason.clone() };
+                return Err(NoToken { failure: Heard::new(failure, reason), retry_at: None });
             }
             Sent::Answered(answered) => answered,
         };
@@ -186,12 +187,11 @@ impl Tgt {
             match envelope {
                 Some(envelope) if envelope.is_success() => {
                     // The document says one name, the sandbox another.
-                    let value = text(&envelope.data, "accessToken").or_else(|| text(&envelope.data, "token"));
-                    if let Some(value) = value {
+                    let token = text(&envelope.data, "accessToken").or_else(|| text(&envelope.data, "token"));
+                    if let Some(token) = token {
                         let seconds = integer(&envelope.data, "expires").unwrap_or(TOKEN_SECONDS);
                         let lasts = seconds.saturating_mul(1_000).saturating_sub(TOKEN_MARGIN_MS);
-                        *known = Some(Token { value: value.clone(), until: now.plus_millis(lasts) });
-                        return Ok(value);
+                        return Ok(Token { text: token, ends_at: now.plus_millis(lasts) });
                     }
                     NotRead::NotUnderstood { reason: "an answer without a token".to_owned() }
                 }
@@ -202,18 +202,18 @@ impl Tgt {
                 _ => later(&answered, format!("status {} instead of a token", answered.status)),
             }
         };
-        Err(Heard::new(refused, answered.raw()))
+        Err(NoToken { failure: Heard::new(refused, answered.raw()), retry_at: answered.retry_at })
     }
 
     /// Sends a call with a token, and once more with a new one where the old one is not taken.
     async fn ask(&self, now: Timestamp, path: &str, body: &Value) -> Asked {
         let mut stale = None;
         loop {
-            let token = match self.token(now, stale.as_deref()).await {
+            let token = match self.tokens.get(now, stale.as_ref(), self.fetch_token(now)).await {
                 Ok(token) => token,
                 Err(heard) => return Asked::NoToken(heard),
             };
-            let call = Call::post(path, body).with("Authorization", format!("Bearer {token}"));
+            let call = Call::post(path, body).with("Authorization", format!("Bearer {}", token.text));
             let answered = match self.connection.send(now, call).await {
                 Sent::NotSent { reason } => return Asked::NotSent(reason),
                 Sent::Lost { reason } => return Asked::Lost(reason),
@@ -341,6 +341,10 @@ impl Tgt {
                 Ok(data) => data,
                 Err(error) => return Heard::new(Err(error), raw),
             };
+            if !is_list(&data, "list") {
+                let reason = "the answer has no list of products".to_owned();
+                return Heard::new(Err(NotRead::NotUnderstood { reason }), raw);
+            }
             let products = list(&data, "list");
             seen = seen.saturating_add(products.len());
             offers.extend(products.iter().filter_map(|product| offer(product, &self.account.currency)));
@@ -354,7 +358,7 @@ impl Tgt {
 }
 
 fn is_token_refused(answered: &Answered) -> bool {
-    answered.status == 401 || Envelope::of(answered).is_some_and(|envelope| envelope.has(&TOKEN_CODES))
+    answered.status == 401 || Envelope::of(answered).is_some_and(|envelope| envelope.says(&TOKEN_CODES))
 }
 
 /// What could not be sent was not sold, whatever the reason.
@@ -371,10 +375,11 @@ fn not_now(not_read: NotRead) -> Outcome {
 /// What the answer to an order means, and the order's number.
 fn created(now: Timestamp, answered: &Answered) -> (Outcome, Option<String>) {
     let envelope = Envelope::of(answered);
-    if let Some(busy) = busy(answered, envelope.as_ref()) {
-        return (not_now(busy), None);
+    let is_success = envelope.as_ref().is_some_and(Envelope::is_success);
+    if let Some(too_frequent) = too_frequent(answered, envelope.as_ref()).filter(|_| !is_success) {
+        return (not_now(too_frequent), None);
     }
-    if is_token_refused(answered) {
+    if is_token_refused(answered) && !is_success {
         return (not_now(later(answered, "the token is not taken".to_owned())), None);
     }
     let outcome = match envelope {
@@ -388,10 +393,10 @@ fn created(now: Timestamp, answered: &Answered) -> (Outcome, Option<String>) {
             let (code, message) = envelope.told();
             Outcome::Refused { code, message }
         }
-        Some(envelope) if (200..300).contains(&answered.status) && envelope.has(&NEVER_TRIED) => {
-            let (code, message) = envelope.told();
-            Outcome::Refused { code, message }
+        Some(envelope) if (200..300).contains(&answered.status) && envelope.says(&NEVER_TRIED) => {
+            Outcome::Refused { code: envelope.code, message: envelope.message }
         }
+        // "Unavailable" (2000) too: the list of codes has no more than this word.
         Some(envelope) if answered.status < 500 => Outcome::Unknown { reason: envelope.reason() },
         None if answered.was_turned_away() => not_now(later(answered, format!("status {}", answered.status))),
         _ => Outcome::Unknown { reason: format!("status {} without an envelope", answered.status) },
@@ -662,7 +667,7 @@ mod tests {
     }
 
     fn outcome(status: u16, text: &str) -> Outcome {
-        let answered = Answered { status, retry_at: None, text: text.to_owned() };
+        let answered = Answered::new(status, text);
         created(Timestamp::from_millis(0), &answered).0
     }
 
@@ -683,12 +688,18 @@ mod tests {
             (200, "<html>"),
             (500, "<html>"),
             (502, r#"{"code":"1003","msg":"parameter"}"#),
+            (200, r#"{"code":"2000","msg":"unavailable"}"#),
+            (503, r#"{"code":"2000","msg":"unavailable"}"#),
+            // What failed behind the service may have failed after the sale.
+            (200, r#"{"code":"5000","msg":"remote error","subCode":"0429"}"#),
+            (200, r#"{"code":"5000","msg":"remote error","subCode":"2003"}"#),
+            (200, r#"{"code":"5000","msg":"remote error","subCode":"1003"}"#),
         ] {
             assert!(matches!(outcome(status, text), Outcome::Unknown { .. }), "{status} {text}");
         }
         for (status, text) in [
             (200, r#"{"code":"0429","msg":"too frequent"}"#),
-            (200, r#"{"code":"2000","msg":"unavailable"}"#),
+            (503, r#"{"code":"0429","msg":"too frequent"}"#),
             (200, r#"{"code":2004,"msg":"token"}"#),
             (401, ""),
             (403, "<html>"),

@@ -81,7 +81,7 @@ enum Envelope {
 fn envelope(answered: &Answered) -> Option<Envelope> {
     let body = answered.json().filter(|_| (200..300).contains(&answered.status))?;
     let code = text(&body, "code").filter(|code| code.parse::<i64>().is_ok())?;
-    let message = text(&body, "msg").unwrap_or_default();
+    let message = answered.words(text(&body, "msg").unwrap_or_default());
     Some(if code == SUCCESS.to_string() {
         Envelope::Success(body.get("result").cloned().unwrap_or(Value::Null))
     } else {
@@ -97,6 +97,7 @@ impl Tsim {
     /// An account behind a connection.
     #[must_use]
     pub fn new(connection: Connection, account: Account) -> Self {
+        let connection = connection.hiding(&[&account.secret]);
         Self { connection, account }
     }
 
@@ -568,7 +569,7 @@ mod tests {
 
     #[test]
     fn a_gateway_speaks_for_itself() {
-        let answered = |status, text: &str| Answered { status, retry_at: None, text: text.to_owned() };
+        let answered = |status, text: &str| Answered::new(status, text);
         for (status, text) in [
             (502, r#"{"code":504,"msg":"upstream timed out"}"#),
             (200, r#"{"code":"GatewayTimeout"}"#),

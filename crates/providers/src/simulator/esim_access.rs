@@ -508,8 +508,12 @@ fn query(shop: &Shop, now: Timestamp, body: &Value) -> Result<Reply, Reply> {
             return Err(allocating());
         }
         sales.iter().flat_map(|sale| shop.esims(sale)).collect()
-    } else if text(body, "esimTranNo").is_some() || text(body, "iccid").is_some() {
+    } else if text(body, "esimTranNo").is_some() {
         vec![allocated(named(shop, body)?, now)?]
+    } else if let Some(iccid) = text(body, "iccid") {
+        // One that was used again has several.
+        named(shop, body)?;
+        shop.esims_by_iccid(&iccid).into_iter().map(|esim| allocated(esim, now)).collect::<Result<_, _>>()?
     } else {
         let time = |name: &str| {
             let written = text(body, name).ok_or_else(|| missing("orderNo, esimTranNo, iccid, startTime, endTime"))?;

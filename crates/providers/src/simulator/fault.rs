@@ -21,6 +21,36 @@ pub enum Fault {
     CutAfter,
     /// Numbers come as texts, texts of digits as numbers, and truths as 0 and 1.
     WrongTypes,
+    /// Nothing is done, and the answer is another one.
+    Says,
+    /// It is done, and the answer is another one.
+    DoesAndSays,
+}
+
+/// Another answer than the upstream's own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Said {
+    /// HTTP status.
+    pub status: u16,
+    /// The body: JSON, or a text as it is.
+    pub body: Value,
+}
+
+impl Default for Said {
+    fn default() -> Self {
+        Self { status: 200, body: Value::String(String::new()) }
+    }
+}
+
+impl Said {
+    /// It, as an answer.
+    pub(super) fn reply(&self) -> Reply {
+        match &self.body {
+            Value::String(text) => Reply::text(self.status, "text/html", text),
+            body => Reply::json(self.status, body),
+        }
+    }
 }
 
 /// A fault that was asked for.
@@ -29,7 +59,7 @@ pub enum Fault {
 pub struct Planned {
     /// What.
     pub fault: Fault,
-    /// For calls whose path contains this; all when it is empty.
+    /// For calls whose path, with its query, contains this; all when it is empty.
     #[serde(default)]
     pub path: String,
     /// For so many calls.
@@ -38,6 +68,17 @@ pub struct Planned {
     /// How long a delay is, milliseconds.
     #[serde(default)]
     pub delay_ms: u64,
+    /// What [`Fault::Says`] and [`Fault::DoesAndSays`] answer.
+    #[serde(default)]
+    pub says: Said,
+}
+
+impl Planned {
+    /// A fault of the next call whose path contains `path`.
+    #[must_use]
+    pub fn once(fault: Fault, path: &str) -> Self {
+        Self { fault, path: path.to_owned(), times: 1, delay_ms: 0, says: Said::default() }
+    }
 }
 
 fn once() -> u32 {
@@ -71,7 +112,24 @@ impl Faults {
 
     /// The next `times` calls whose path contains `path` meet this fault.
     pub fn next(&self, fault: Fault, path: &str, times: u32) {
-        self.plan(Planned { fault, path: path.to_owned(), times, delay_ms: 0 });
+        self.plan(Planned { times, ..Planned::once(fault, path) });
+    }
+
+    /// The next call whose path contains `path` is answered so, and nothing is done.
+    pub fn say(&self, path: &str, status: u16, body: Value) {
+        self.plan(Planned { says: Said { status, body }, ..Planned::once(Fault::Says, path) });
+    }
+
+    /// How many calls still meet a fault that was planned for `path`.
+    #[must_use]
+    pub fn left(&self, path: &str) -> u32 {
+        let planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
+        planned.iter().filter(|planned| planned.path == path).map(|planned| planned.times).sum()
+    }
+
+    /// Nothing more goes wrong with calls.
+    pub fn clear(&self) {
+        self.planned.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Sets what goes wrong with callbacks.

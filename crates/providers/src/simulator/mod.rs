@@ -18,7 +18,7 @@ mod tsim;
 mod wire;
 
 pub use dialect::{Credentials, Dialect, Outgoing, WORDS, dialect};
-pub use fault::{Fault, Faults, Planned};
+pub use fault::{Fault, Faults, Planned, Said};
 pub use wire::{Reply, Request, Trial};
 
 use bytes::Bytes;
@@ -144,7 +144,7 @@ async fn answer(running: Arc<Running>, request: HyperRequest<Incoming>) -> Resul
     if request.path.starts_with(control::PREFIX) {
         return Ok(response(control::answer(&running, &request)));
     }
-    let fault = running.faults.take(&request.path);
+    let fault = running.faults.take(&request.target());
     if let Some(planned) = &fault {
         match planned.fault {
             Fault::Delay => tokio::time::sleep(std::time::Duration::from_millis(planned.delay_ms)).await,
@@ -153,7 +153,8 @@ async fn answer(running: Arc<Running>, request: HyperRequest<Incoming>) -> Resul
             Fault::ServerError => {
                 return Ok(response(Reply::text(500, "text/html", "<html><h1>500 Internal Server Error</h1></html>")));
             }
-            Fault::CutAfter | Fault::WrongTypes => {}
+            Fault::Says => return Ok(response(planned.says.reply())),
+            Fault::CutAfter | Fault::WrongTypes | Fault::DoesAndSays => {}
         }
     }
     let mut reply = running.dialect.answer(&running.shop, (running.now)(), &request);
@@ -162,9 +163,10 @@ async fn answer(running: Arc<Running>, request: HyperRequest<Incoming>) -> Resul
     {
         reply = trial.otherwise;
     }
-    match fault.map(|planned| planned.fault) {
-        Some(Fault::CutAfter) => return Err(Cut),
-        Some(Fault::WrongTypes) => fault::mistype(&mut reply),
+    match fault {
+        Some(Planned { fault: Fault::CutAfter, .. }) => return Err(Cut),
+        Some(Planned { fault: Fault::WrongTypes, .. }) => fault::mistype(&mut reply),
+        Some(Planned { fault: Fault::DoesAndSays, says, .. }) => reply = says.reply(),
         _ => {}
     }
     if reply.is_lost { Err(Cut) } else { Ok(response(reply)) }

@@ -49,6 +49,8 @@ const SCHEMA: &str = "
     create table if not exists keys (key text primary key, sale integer not null) strict;
     create table if not exists nonces (nonce text primary key, seen_at integer not null) strict;
     create table if not exists memory (name text primary key, value text not null) strict;
+    create table if not exists reused (profile integer primary key, iccid text not null) strict;
+    create index if not exists reused_by_iccid on reused (iccid);
     create table if not exists news (
         number integer primary key,
         sale integer not null,
@@ -801,10 +803,15 @@ impl Shop {
             total_mb = total_mb.zip(self::total_mb(&added)).map(|(total, more)| total.saturating_add(more));
             days = days.saturating_add(added.validity_days);
         }
+        let mut profile = self.profiles.profile(number, sale.sold_at);
+        let reused = "select iccid from reused where profile = ?1";
+        if let Some(iccid) = connection.query_row(reused, [number], |row| row.get(0)).optional().ok()? {
+            profile.iccid = iccid;
+        }
         Some(ShopEsim {
             number,
             sale: sale.clone(),
-            profile: self.profiles.profile(number, sale.sold_at),
+            profile,
             life: EsimLife::of(&life)?,
             used_mb,
             total_mb,
@@ -823,10 +830,34 @@ impl Shop {
         self.esim_of(&sale, number)
     }
 
-    /// The eSIM with this ICCID.
+    /// The eSIM with this ICCID; the last one, where it was used again.
     #[must_use]
     pub fn esim_by_iccid(&self, iccid: &str) -> Option<ShopEsim> {
-        self.profiles.number(iccid).and_then(|number| self.esim(number))
+        self.esims_by_iccid(iccid).pop()
+    }
+
+    /// All eSIMs with this ICCID, oldest first.
+    #[must_use]
+    pub fn esims_by_iccid(&self, iccid: &str) -> Vec<ShopEsim> {
+        let reused = "select profile from reused where iccid = ?1";
+        let mut numbers: Vec<i64> = self
+            .lock()
+            .prepare(reused)
+            .and_then(|mut reused| reused.query_map([iccid], |row| row.get(0))?.collect())
+            .unwrap_or_default();
+        numbers.extend(self.profiles.number(iccid));
+        numbers.sort_unstable();
+        let esims = numbers.into_iter().filter_map(|number| self.esim(number));
+        esims.filter(|esim| esim.profile.iccid == iccid).collect()
+    }
+
+    /// Gives an eSIM the ICCID of another one, as upstreams do that use them again.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn reuse_iccid(&self, esim: &ShopEsim, iccid: &str) -> Result<(), rusqlite::Error> {
+        let sql = "insert into reused (profile, iccid) values (?1, ?2) on conflict (profile) do update set iccid = ?2";
+        self.lock().execute(sql, params![esim.number, iccid]).map(drop)
     }
 
     /// Moves an eSIM on in its life, as a traveller and time would, and tells whoever wants to know.

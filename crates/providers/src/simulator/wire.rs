@@ -32,6 +32,12 @@ fn as_text(value: &Value) -> Option<String> {
 }
 
 impl Request {
+    /// The path with its query.
+    pub(super) fn target(&self) -> String {
+        let query: Vec<String> = self.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if query.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, query.join("&")) }
+    }
+
     /// A header by its name in lower case; empty when it is not there.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {

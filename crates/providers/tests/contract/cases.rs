@@ -46,6 +46,7 @@ pub fn esim_access() -> Case {
         listed: |plan| match (plan.unlimited, plan.daily_data_mb) {
             (false, None) => plan,
             _ => CataloguePlan {
+                upstream_plan_id: format!("{}*1", plan.upstream_plan_id),
                 price_minor: (plan.price_minor + plan.validity_days - 1) / plan.validity_days,
                 validity_days: 1,
                 ..plan

@@ -9,9 +9,9 @@ use providers::connection::Connection;
 use providers::esim_access::{Account, EsimAccess};
 use providers::offer::Life;
 use providers::sandbox::{BUSY, DELIVERS, PARTIAL};
-use providers::simulator::Fault;
 use providers::simulator::shop::EsimLife;
-use providers::{AddOn, NotRead, Upstream};
+use providers::simulator::{Fault, Planned, Said};
+use providers::{AddOn, NotRead, SoldEsim, Upstream};
 use serde_json::{Value, json};
 
 async fn stage() -> Stage {
@@ -86,14 +86,154 @@ async fn an_old_signature_is_refused_and_nothing_is_sold() {
 }
 
 #[tokio::test]
-async fn a_busy_upstream_sells_later_and_once() {
+async fn a_busy_upstream_may_have_sold_and_is_asked() {
+    let stage = stage().await;
+    let mut purchase = stage.purchase("order-1-1", DELIVERS, 1);
+    let busy = json!({"success": false, "errorCode": "900001", "errorMsg": "System busy", "obj": null});
+    for status in [200, 400, 500, 503] {
+        stage.simulator.faults().say("esim/order", status, busy.clone());
+        let placed = stage.upstream.place(stage.now(), purchase.clone()).await;
+        assert!(matches!(placed.meaning, Outcome::Unknown { .. }), "{status}: {placed:?}");
+    }
+    assert_eq!(stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning, LookUp::NotFound);
+    // It sold, and was busy only then.
+    let says = Said { status: 200, body: busy };
+    stage.simulator.faults().plan(Planned { says, ..Planned::once(Fault::DoesAndSays, "esim/order") });
+    let placed = stage.upstream.place(stage.now(), purchase.clone()).await;
+    assert!(matches!(placed.meaning, Outcome::Unknown { .. }), "{placed:?}");
+    assert_eq!(stage.found(&mut purchase).await.len(), 1);
+    assert_eq!(stage.sales(), 1);
+}
+
+#[tokio::test]
+async fn a_busy_upstream_sells_in_the_end_and_once() {
     let stage = stage().await;
     for _ in 0..2 {
         let placed = stage.upstream.place(stage.now(), stage.purchase("order-1-1", BUSY, 1)).await;
-        assert!(matches!(placed.meaning, Outcome::NotYet(NotYet::TryLater { .. })), "{placed:?}");
+        assert!(matches!(placed.meaning, Outcome::Unknown { .. }), "{placed:?}");
     }
     assert_eq!(stage.buy("order-1-1", BUSY, 1).await.0.len(), 1);
     assert_eq!(stage.sales(), 1);
+}
+
+#[tokio::test]
+async fn an_esim_is_named_within_its_own_order_and_never_by_its_iccid() {
+    let stage = stage().await;
+    let shop = stage.simulator.shop();
+    let ours = SoldEsim { handle: None, ..stage.delivered().await };
+    let old = shop.esim_by_iccid(&ours.iccid).unwrap();
+    shop.live(stage.now(), &old, EsimLife::Expired, 0).unwrap();
+    let theirs = stage.esim("order-2-1", DELIVERS).await;
+    let new = shop.esim_by_iccid(&theirs.iccid).unwrap();
+    shop.reuse_iccid(&new, &ours.iccid).unwrap();
+    let paid = shop.balance_cents();
+    // Its ICCID is that of a later eSIM, which somebody paid for and has not installed.
+    for order in [ours.order.clone(), None] {
+        stage.advance(1_000);
+        let esim = SoldEsim { order, ..ours.clone() };
+        let refused = stage.upstream.cancel(stage.now(), esim.clone()).await.meaning;
+        assert!(matches!(refused, Cancellation::Refused { .. }), "{refused:?}");
+        stage.advance(1_000);
+        let usage = stage.upstream.usage(stage.now(), esim).await.meaning.unwrap();
+        assert_eq!(usage.life, Life::Expired);
+    }
+    assert_eq!((shop.esim(new.number).unwrap().life, shop.balance_cents()), (EsimLife::Released, paid));
+    // That one is taken back by its own order, with or without a number of its own.
+    let theirs = SoldEsim { iccid: ours.iccid.clone(), handle: None, order: None, ..theirs };
+    assert_eq!(stage.upstream.cancel(stage.now(), theirs).await.meaning, Cancellation::Cancelled);
+    assert_eq!(shop.esim(new.number).unwrap().life, EsimLife::Cancelled);
+}
+
+#[tokio::test]
+async fn another_orders_cancellation_is_not_ours() {
+    let stage = stage().await;
+    let shop = stage.simulator.shop();
+    let theirs = stage.esim("order-2-1", DELIVERS).await;
+    let old = shop.esim_by_iccid(&theirs.iccid).unwrap();
+    shop.take_back(stage.now(), &old).unwrap();
+    let ours = stage.delivered().await;
+    let new = shop.esim_by_iccid(&ours.iccid).unwrap();
+    shop.reuse_iccid(&new, &theirs.iccid).unwrap();
+    shop.live(stage.now(), &shop.esim(new.number).unwrap(), EsimLife::InUse, 10).unwrap();
+    let ours = SoldEsim { iccid: theirs.iccid, handle: None, ..ours };
+    for order in [ours.order.clone(), None] {
+        stage.advance(1_000);
+        let esim = SoldEsim { order, ..ours.clone() };
+        let refused = stage.upstream.cancel(stage.now(), esim).await.meaning;
+        assert!(matches!(refused, Cancellation::Refused { .. }), "{refused:?}");
+    }
+    // An eSIM of an order that is not there is none of ours.
+    let nobodys = SoldEsim { reference: "order-3-1".to_owned(), order: None, ..ours };
+    let refused = stage.upstream.cancel(stage.now(), nobodys.clone()).await.meaning;
+    assert!(matches!(&refused, Cancellation::Refused { reason } if reason.contains("our number")), "{refused:?}");
+    let add_on = AddOn { reference: "order-3-2".to_owned(), esim: nobodys, upstream_plan_id: "TOPUP_x".to_owned() };
+    stage.advance(1_000);
+    let refused = stage.upstream.add(stage.now(), add_on).await.meaning;
+    assert!(matches!(&refused, Outcome::Refused { code, .. } if code == "not_in_our_order"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_purchase_of_long_ago_is_found() {
+    let stage = stage().await;
+    // An order's id begins with the milliseconds it was made at.
+    let made = format!("{:012x}", stage.now().millis());
+    let reference = format!("{}-{}-7e11-9d2e-55d0a1b20000-1", &made[..8], &made[8..]);
+    let purchase = stage.purchase(&reference, DELIVERS, 1);
+    stage.simulator.faults().next(Fault::CutAfter, "esim/order", 1);
+    let lost = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+    assert!(matches!(lost, Outcome::Unknown { .. }), "{lost:?}");
+    stage.advance(40 * 86_400_000);
+    let found = stage.upstream.look_up(stage.now(), purchase).await.meaning;
+    assert!(matches!(found, LookUp::Delivered { .. }), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_come_to_its_end_proves_nothing() {
+    let stage = stage().await;
+    let purchase = stage.purchase("order-1-1", DELIVERS, 1);
+    stage.simulator.faults().next(Fault::CutAfter, "esim/order", 1);
+    stage.upstream.place(stage.now(), purchase.clone()).await;
+    let other = json!({"esimTranNo": "1", "orderNo": "B1", "transactionId": "order-9-1", "iccid": "8901"});
+    for (esims, pager) in [
+        (json!([]), json!({})),
+        (json!([]), json!({"pageSize": 500, "pageNum": 1, "total": 1})),
+        (json!([other]), Value::Null),
+        (json!([{"esimTranNo": "1", "orderNo": "B1"}]), json!({"total": 1})),
+        (json!([{"esimTranNo": "1", "transactionId": "order-1-1"}]), json!({"total": 1})),
+        (Value::Null, json!({"total": 0})),
+    ] {
+        let body = json!({"success": true, "errorCode": "0", "obj": {"esimList": esims, "pager": pager}});
+        stage.simulator.faults().say("esim/query", 200, body.clone());
+        let found = stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning;
+        assert!(matches!(found, LookUp::NoAnswer { .. } | LookUp::CannotTell { .. }), "{body}: {found:?}");
+        stage.advance(1_000);
+    }
+    // A page may be shorter than was asked for: then there are more of them.
+    let short = json!({"success": true, "errorCode": "0", "obj": {"esimList": [other], "pager": {"total": 501}}});
+    stage.simulator.faults().say("esim/query", 200, short);
+    stage.simulator.faults().say(
+        "esim/query",
+        200,
+        json!({"success": true, "obj": {"esimList": [
+        {"esimTranNo": "2", "orderNo": "B2", "transactionId": "order-1-1"}], "pager": {"total": 501}}}),
+    );
+    stage.advance(60_000);
+    assert_eq!(stage.upstream.look_up(stage.now(), purchase).await.order.as_deref(), Some("B2"));
+}
+
+#[tokio::test]
+async fn an_order_that_was_cancelled_in_part_is_delivered_in_part() {
+    let stage = stage().await;
+    let mut purchase = stage.purchase("order-1-1", DELIVERS, 3);
+    purchase.order = stage.upstream.place(stage.now(), purchase.clone()).await.order;
+    stage.advance(60_000);
+    let shop = stage.simulator.shop();
+    let esims = shop.esims(&shop.sales()[0]);
+    shop.take_back(stage.now(), &esims[1]).unwrap();
+    let found = stage.upstream.look_up(stage.now(), purchase).await.meaning;
+    let LookUp::Delivered { profiles } = found else { panic!("{found:?}") };
+    let iccids: Vec<&str> = profiles.iter().map(|profile| profile.iccid.as_str()).collect();
+    assert_eq!(iccids, [&esims[0].profile.iccid, &esims[2].profile.iccid]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -176,12 +316,20 @@ async fn a_day_pass_is_bought_for_as_many_days_as_it_is_asked_for() {
     let stage = stage().await;
     let (code, day_cents, daily_mb) = day_pass(&stage);
     let offers = stage.upstream.offers(stage.now()).await.meaning.unwrap();
-    let offer = offers.iter().find(|offer| offer.upstream_plan_id == code).unwrap();
-    assert_eq!((offer.data, offer.validity_days), (Data::Daily(daily_mb), 1));
-    assert!(offer.name.ends_with("/Day"), "{offer:?}");
+    assert!(!offers.iter().any(|offer| offer.upstream_plan_id == code), "nobody says for how many days");
+    for days in [1, 7, 30] {
+        let id = format!("{code}*{days}");
+        let offer = offers.iter().find(|offer| offer.upstream_plan_id == id).unwrap();
+        assert_eq!((offer.data, offer.validity_days), (Data::Daily(daily_mb), days));
+        assert_eq!(offer.cost.units, days * day_cents * 100);
+        let before = stage.simulator.shop().balance_cents();
+        stage.buy(&format!("order-{days}-2"), &id, 1).await;
+        let paid = before - stage.simulator.shop().balance_cents();
+        assert_eq!(100 * paid, offer.cost.units, "it costs what was listed");
+    }
     let esim = stage.esim("order-1-1", &format!("{code}*9")).await;
     let shop = stage.simulator.shop();
-    assert_eq!((shop.sales()[0].days, shop.sales()[0].cents), (Some(9), 9 * day_cents));
+    assert_eq!((shop.sales()[3].days, shop.sales()[3].cents), (Some(9), 9 * day_cents));
     let sold = shop.esim_by_iccid(&esim.iccid).unwrap();
     assert_eq!((sold.days, sold.total_mb), (9, Some(9 * daily_mb)));
     // What its volume is the total of is not told.

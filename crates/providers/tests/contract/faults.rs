@@ -1,10 +1,11 @@
 //! Faults of the wire: what may have been sold is never called refused, and what certainly was not is tried later.
 
-use crate::stage::{Case, Stage};
+use crate::stage::{Case, Stage, one_of_each};
 use domain::fulfilment::{LookUp, NotYet, Outcome};
 use providers::NotRead;
 use providers::sandbox::DELIVERS;
-use providers::simulator::{Fault, Planned};
+use providers::simulator::{Fault, Planned, Said};
+use serde_json::json;
 use std::time::Duration;
 
 pub async fn too_many_requests_are_tried_later(case: Case) {
@@ -35,8 +36,8 @@ pub async fn an_answer_that_comes_too_late_says_nothing_about_the_sale(case: Cas
     let hasty = stage.adapter_with(&stage.keys, Duration::from_millis(150));
     // Some log in first.
     let _ = hasty.offers(stage.now()).await;
-    let path = stage.case.buying.to_owned();
-    stage.simulator.faults().plan(Planned { fault: Fault::Delay, path, times: 1, delay_ms: 2_000 });
+    let late = Planned { delay_ms: 2_000, ..Planned::once(Fault::Delay, stage.case.buying) };
+    stage.simulator.faults().plan(late);
     let placed = hasty.place(stage.now(), stage.purchase("order-1-1", DELIVERS, 1)).await;
     assert!(matches!(placed.meaning, Outcome::Unknown { .. }), "{placed:?}");
 }
@@ -63,6 +64,29 @@ pub async fn wrong_types_mean_the_same(case: Case) {
     let (profiles, _) = stage.buy("order-1-1", DELIVERS, 1).await;
     let shop = stage.simulator.shop();
     assert_eq!(profiles[0].iccid, shop.esims(&shop.sales()[0])[0].profile.iccid);
-    let offers = stage.upstream.offers(stage.now()).await.meaning.unwrap();
+    let offers = one_of_each(stage.upstream.offers(stage.now()).await.meaning.unwrap());
     assert_eq!(offers.len(), shop.plans().len());
+}
+
+pub async fn what_is_unavailable_may_have_sold(case: Case) {
+    let stage = Stage::of(case).await;
+    let mut purchase = stage.purchase("order-1-1", DELIVERS, 1);
+    let unavailable = json!({"code": "2000", "msg": "unavailable"});
+    for status in [200, 400, 503] {
+        stage.simulator.faults().say(stage.case.buying, status, unavailable.clone());
+        let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+        assert!(matches!(placed, Outcome::Unknown { .. }), "{status}: {placed:?}");
+    }
+    // Who is told that it was one call too many was not sold anything, in whatever status.
+    for status in [200, 429, 503] {
+        stage.simulator.faults().say(stage.case.buying, status, json!({"code": "0429", "msg": "too frequent"}));
+        let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+        assert!(matches!(placed, Outcome::NotYet(NotYet::TryLater { .. })), "{status}: {placed:?}");
+    }
+    assert_eq!(stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning, LookUp::NotFound);
+    let says = Said { status: 200, body: unavailable };
+    stage.simulator.faults().plan(Planned { says, ..Planned::once(Fault::DoesAndSays, stage.case.buying) });
+    let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+    assert!(matches!(placed, Outcome::Unknown { .. }), "{placed:?}");
+    assert_eq!((stage.found(&mut purchase).await.len(), stage.sales()), (1, 1));
 }

@@ -66,6 +66,7 @@ macro_rules! all_keep_the_contract {
 all_keep_the_contract!(tsim, esim_access, airalo, esim_go, microesim, tgt);
 
 tells! { microesim_alone, microesim:
+    partial::a_missing_list_is_no_delivery,
     partial::what_does_not_come_is_not_waited_for,
     partial::an_order_that_came_to_nothing_is_for_the_operator,
     partial::each_esim_is_news_of_its_own,
@@ -78,7 +79,13 @@ tells! { tgt_alone, tgt:
     tokens::without_a_token_nothing_is_bought,
     tokens::an_old_token_is_replaced_once,
     tokens::who_comes_meanwhile_waits_for_the_token,
+    tokens::a_token_that_cannot_be_had_is_asked_for_once,
     callbacks::changed_news_is_refused,
+    faults::what_is_unavailable_may_have_sold,
+}
+
+tells! { airalo_alone, airalo:
+    tokens::a_token_that_cannot_be_had_is_asked_for_once,
 }
 
 tells! { esim_go_alone, esim_go:
@@ -88,6 +95,7 @@ tells! { esim_go_alone, esim_go:
     only_esim_go::without_refunds_nothing_is_revoked,
     only_esim_go::a_lost_refund_is_found_in_the_history,
     only_esim_go::what_would_be_lost_is_not_revoked,
+    only_esim_go::a_bundle_of_another_order_is_not_revoked,
     only_esim_go::data_that_does_not_fit_is_refused_and_not_put_elsewhere,
     only_esim_go::nothing_of_the_organisation_but_its_money_is_kept,
     only_esim_go::a_validated_order_is_not_bought,

@@ -4,9 +4,10 @@
 use crate::cases;
 use crate::stage::{BALANCE_CENTS, DELAY_MS, Stage};
 use domain::fulfilment::{LookUp, Outcome};
+use providers::Purchase;
 use providers::callback::{About, Callback, CallbackRefusal};
 use providers::sandbox::{DELIVERS, PARTIAL, REFUSES};
-use providers::simulator::Fault;
+use providers::simulator::{Fault, Planned, Said};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -107,6 +108,8 @@ async fn without_a_token_nothing_is_sold_and_it_is_tried_later() {
         let placed = stage.upstream.place(stage.now(), stage.purchase("order-1-1", DELIVERS, 1)).await;
         let later = matches!(placed.meaning, Outcome::NotYet(domain::fulfilment::NotYet::TryLater { .. }));
         assert!(later, "{fault:?}: {placed:?}");
+        // A failure is held for a while.
+        stage.advance(60_000);
     }
     assert_eq!(stage.sales(), 0);
 }
@@ -135,9 +138,79 @@ async fn data_that_was_added_is_found_by_its_reference_too() {
     stage.simulator.faults().next(Fault::CutAfter, "topups", 1);
     let added = stage.upstream.add(stage.now(), add_on).await;
     assert!(matches!(added.meaning, Outcome::Unknown { .. }), "{added:?}");
-    let found = stage.upstream.look_up(stage.now(), stage.purchase("order-2-1", &plan, 1)).await;
+    let package = format!("{plan}-topup");
+    let found = stage.upstream.look_up(stage.now(), stage.purchase("order-2-1", &package, 1)).await;
     assert_eq!(found.meaning, LookUp::Delivered { profiles: Vec::new() });
     assert_eq!(stage.sales(), 2);
+    // Whoever waits for an eSIM gets none of it, and none is called missing.
+    for order in [None, found.order] {
+        let purchase = Purchase { order, ..stage.purchase("order-2-1", &plan, 1) };
+        let found = stage.upstream.look_up(stage.now(), purchase).await.meaning;
+        assert!(matches!(found, LookUp::CannotTell { .. }), "{found:?}");
+    }
+    // One that was bought under the same number is found beside it.
+    let (bought, _) = stage.buy("order-2-1", &plan, 1).await;
+    let found = stage.upstream.look_up(stage.now(), stage.purchase("order-2-1", &plan, 1)).await;
+    assert_eq!(found.meaning, LookUp::Delivered { profiles: bought });
+}
+
+#[tokio::test]
+async fn only_published_refusals_are_believed() {
+    let stage = Stage::of(cases::airalo()).await;
+    let mut purchase = stage.purchase("order-1-1", DELIVERS, 1);
+    let complaint = json!({"data": {"quantity": "no"}, "meta": {"message": "the parameter is invalid"}});
+    for (status, body, refused) in [
+        (422, json!({"code": 11, "reason": "Insufficient Airalo Credit"}), true),
+        (422, complaint.clone(), true),
+        (400, complaint, false),
+        (422, json!({"code": 99, "reason": "new"}), false),
+        (404, json!({"code": 34, "reason": "?"}), false),
+        (404, json!({"data": [], "meta": {"message": "messages.resource_not_found"}}), false),
+        (422, json!({"data": [], "meta": {"message": "?"}}), false),
+        (404, json!("<html>"), false),
+    ] {
+        stage.simulator.faults().say("v2/orders", status, body.clone());
+        let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+        let right = match refused {
+            true => matches!(placed, Outcome::Refused { .. }),
+            false => matches!(placed, Outcome::Unknown { .. }),
+        };
+        assert!(right, "{status} {body}: {placed:?}");
+    }
+    // It was sold all the same, and is found.
+    let says = Said { status: 404, body: json!({"code": 99, "reason": "new"}) };
+    stage.simulator.faults().plan(Planned { says, ..Planned::once(Fault::DoesAndSays, "v2/orders") });
+    let placed = stage.upstream.place(stage.now(), purchase.clone()).await.meaning;
+    assert!(matches!(placed, Outcome::Unknown { .. }), "{placed:?}");
+    assert_eq!((stage.found(&mut purchase).await.len(), stage.sales()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_come_to_its_end_proves_nothing() {
+    let stage = Stage::of(cases::airalo()).await;
+    let purchase = stage.purchase("order-1-1", DELIVERS, 1);
+    stage.simulator.faults().next(Fault::CutAfter, "v2/orders", 1);
+    stage.upstream.place(stage.now(), purchase.clone()).await;
+    let other = json!({"id": 9, "type": "sim", "description": "order-1-10", "sims": []});
+    for body in [
+        json!({"data": [other]}),
+        json!({"data": []}),
+        json!({"data": [], "meta": {"current_page": 1, "last_page": 2}}),
+        json!({"data": [other], "meta": {"current_page": 1, "last_page": 1, "total": 2}}),
+        json!({"data": [{"id": 9}], "meta": {"current_page": 1, "last_page": 1, "total": 1}}),
+    ] {
+        stage.simulator.faults().say("v2/orders?filter", 200, body.clone());
+        let found = stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning;
+        assert!(matches!(found, LookUp::CannotTell { .. }), "{body}: {found:?}");
+    }
+    // The service may give fewer on a page than it was asked for.
+    let first = json!({"data": [other], "meta": {"current_page": 1, "last_page": 2, "total": 2}});
+    let ours = json!({"id": 1, "type": "sim", "description": "order-1-1", "sims": []});
+    let second = json!({"data": [ours], "meta": {"current_page": 2, "last_page": 2, "total": 2}});
+    stage.simulator.faults().say("v2/orders?filter", 200, first);
+    stage.simulator.faults().say("v2/orders?filter", 200, second);
+    let found = stage.upstream.look_up(stage.now(), purchase).await.meaning;
+    assert!(matches!(found, LookUp::Delivered { .. }), "{found:?}");
 }
 
 #[tokio::test]

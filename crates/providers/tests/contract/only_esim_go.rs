@@ -8,7 +8,7 @@ use providers::esim_go::{Account, EsimGo};
 use providers::sandbox::{BUSY, DELIVERS, KEEPS, PARTIAL};
 use providers::simulator::Fault;
 use providers::simulator::shop::EsimLife;
-use providers::{AddOn, RefundEffect, Support, Upstream};
+use providers::{AddOn, RefundEffect, SoldEsim, Support, Upstream};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -101,7 +101,7 @@ pub async fn without_refunds_nothing_is_revoked(case: Case) {
 pub async fn a_lost_refund_is_found_in_the_history(case: Case) {
     let stage = Stage::of(case).await;
     let esim = stage.delivered().await;
-    stage.simulator.faults().next(Fault::CutAfter, "/assignments/", 1);
+    stage.simulator.faults().next(Fault::CutAfter, "type=transaction", 1);
     let lost = stage.upstream.cancel(stage.now(), esim.clone()).await.meaning;
     assert!(matches!(lost, Cancellation::TryLater { .. }), "{lost:?}");
     assert_eq!(stage.upstream.cancel(stage.now(), esim.clone()).await.meaning, Cancellation::Cancelled);
@@ -125,12 +125,47 @@ pub async fn what_would_be_lost_is_not_revoked(case: Case) {
         assert!(matches!(refused, Cancellation::Refused { .. }), "{refused:?}");
         assert_ne!(shop.esim_by_iccid(&esim.iccid).unwrap().life, EsimLife::Cancelled);
     }
-    // What the upstream alone knows cannot be foreseen: its words decide whether anything comes back.
+    // What the upstream alone knows is asked for: a bundle that would be lost stays.
     let kept = stage.esim("order-3-1", KEEPS).await;
     let before = shop.balance_cents();
-    let refused = stage.upstream.cancel(stage.now(), kept).await.meaning;
+    let refused = stage.upstream.cancel(stage.now(), kept.clone()).await.meaning;
     assert!(matches!(refused, Cancellation::Refused { .. }), "{refused:?}");
     assert_eq!(shop.balance_cents(), before);
+    assert_eq!(shop.esim_by_iccid(&kept.iccid).unwrap().life, EsimLife::Released);
+}
+
+pub async fn a_bundle_of_another_order_is_not_revoked(case: Case) {
+    let stage = Stage::of(case).await;
+    let shop = stage.simulator.shop();
+    let plan = addable(&stage);
+    let ours = stage.esim("order-1-1", &plan).await;
+    let other = stage.esim("order-2-1", &plan).await;
+    let paid = shop.balance_cents();
+    // Nobody knows which bundle was bought, or it is not on this eSIM.
+    for order in [None, other.order] {
+        let esim = SoldEsim { order, ..ours.clone() };
+        let refused = stage.upstream.cancel(stage.now(), esim).await.meaning;
+        assert!(matches!(&refused, Cancellation::Refused { reason } if reason.contains("our order")), "{refused:?}");
+    }
+    assert_eq!((shop.esim_by_iccid(&ours.iccid).unwrap().life, shop.balance_cents()), (EsimLife::Released, paid));
+    // The same bundle added later, by an order of its own, stays; only ours comes back.
+    let add_on = AddOn { reference: "order-1-2".to_owned(), esim: ours.clone(), upstream_plan_id: plan.clone() };
+    let added = stage.upstream.add(stage.now(), add_on).await;
+    assert_eq!(stage.upstream.cancel(stage.now(), ours.clone()).await.meaning, Cancellation::Cancelled);
+    assert_eq!(shop.balance_cents(), paid);
+    let on_it = json_of(&stage, Call::get(format!("esims/{}/bundles", ours.iccid))).await;
+    let states: Vec<&Value> =
+        on_it["bundles"][0]["assignments"].as_array().unwrap().iter().map(|it| &it["bundleState"]).collect();
+    assert_eq!(states, ["revoked", "queued"]);
+    // Two of one name are gone, and one was refunded: whose it was is not told.
+    let added = added.order.unwrap();
+    let reference = &on_it["bundles"][0]["assignments"][1]["assignmentReference"];
+    assert!(reference.as_str().unwrap().starts_with(&added), "{reference}");
+    let id = on_it["bundles"][0]["assignments"][1]["id"].as_str().unwrap().to_owned();
+    json_of(&stage, delete(format!("esims/{}/bundles/{plan}/assignments/{id}", ours.iccid))).await;
+    assert_eq!(shop.balance_cents(), paid);
+    let unsure = stage.upstream.cancel(stage.now(), ours).await.meaning;
+    assert!(matches!(unsure, Cancellation::Refused { .. }), "{unsure:?}");
 }
 
 pub async fn data_that_does_not_fit_is_refused_and_not_put_elsewhere(case: Case) {

@@ -2,8 +2,10 @@
 
 use crate::stage::{Case, Stage};
 use domain::fulfilment::LookUp;
+use providers::NotRead;
 use providers::callback::About;
 use providers::sandbox::{DELIVERS, PARTIAL};
+use serde_json::json;
 use std::collections::BTreeSet;
 
 pub async fn what_does_not_come_is_not_waited_for(case: Case) {
@@ -36,4 +38,19 @@ pub async fn an_order_that_came_to_nothing_is_for_the_operator(case: Case) {
     // Paid for or not: that is for the operator to find out.
     let after = stage.upstream.look_up(stage.now(), none).await.meaning;
     assert!(matches!(after, LookUp::CannotTell { .. }), "{after:?}");
+}
+
+pub async fn a_missing_list_is_no_delivery(case: Case) {
+    let stage = Stage::of(case).await;
+    let mut purchase = stage.purchase("order-1-1", DELIVERS, 2);
+    purchase.order = stage.upstream.place(stage.now(), purchase.clone()).await.order;
+    let number = purchase.order.clone().unwrap();
+    let detail = json!({"topup_id": number, "number": 2, "success_number": 2, "status": "completed"});
+    stage.simulator.faults().say("topupDetail", 200, json!({"code": 1, "msg": "Success", "result": detail}));
+    let found = stage.upstream.look_up(stage.now(), purchase.clone()).await.meaning;
+    assert!(matches!(found, LookUp::CannotTell { .. }), "{found:?}");
+    stage.simulator.faults().say("esimDataplanListPage", 200, json!({"code": 1, "result": {"totalPages": 1}}));
+    let offers = stage.upstream.offers(stage.now()).await.meaning;
+    assert!(matches!(offers, Err(NotRead::NotUnderstood { .. })), "{offers:?}");
+    assert_eq!(stage.found(&mut purchase).await.len(), 2);
 }

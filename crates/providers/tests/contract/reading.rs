@@ -1,12 +1,13 @@
 //! Everything else an upstream is asked: what it sells, what was used, what is left, and what comes back.
 
-use crate::stage::{BALANCE_CENTS, Case, Stage};
+use crate::stage::{BALANCE_CENTS, Case, Stage, one_of_each};
 use domain::fulfilment::{Cancellation, Outcome};
 use domain::offer::Data;
 use providers::offer::Life;
 use providers::sandbox::{CataloguePlan, DELIVERS, KEEPS};
 use providers::simulator::shop::EsimLife;
 use providers::{AddOn, NotRead, RefundEffect, Support};
+use serde_json::json;
 
 const MEGABYTE: i64 = 1_048_576;
 
@@ -21,7 +22,7 @@ fn data(plan: &CataloguePlan) -> Data {
 pub async fn all_offers_are_read_and_every_change_is_seen(case: Case) {
     let stage = Stage::of(case).await;
     let shop = stage.simulator.shop();
-    let offers = stage.upstream.offers(stage.now()).await.meaning.unwrap();
+    let offers = one_of_each(stage.upstream.offers(stage.now()).await.meaning.unwrap());
     let plans = shop.plans();
     assert_eq!(offers.len(), plans.len());
     for plan in plans.into_iter().map(|listed| (stage.case.listed)(listed.plan)) {
@@ -138,10 +139,25 @@ pub async fn no_raw_answer_installs_an_esim(case: Case) {
     let placed = stage.upstream.place(stage.now(), purchase.clone()).await;
     purchase.order = placed.order;
     stage.advance(60_000);
+    let again = purchase.clone();
     let heard = stage.upstream.look_up(stage.now(), purchase).await;
     let shop = stage.simulator.shop();
     let matching_id = shop.esims(&shop.sales()[0])[0].profile.matching_id.clone();
     for raw in [placed.raw, heard.raw] {
         assert!(!raw.is_empty() && !raw.contains(&matching_id) && !raw.contains(&stage.keys.secret), "{raw}");
+    }
+    // Nor does one that has it where nobody expects it, or that came only in part, or that repeats our secret.
+    let code = shop.esims(&shop.sales()[0])[0].profile.activation_code.clone();
+    for body in [
+        json!({"code": 7, "msg": format!("{code} for {}", stage.keys.secret), "data": {"remark": [code]}}),
+        json!({"code": 7, "msg": json!({"order": {"matchingId": matching_id}}).to_string()}),
+        json!(format!(r#"{{"lpa_str":"{code}","matchingId":"{matching_id}","#)),
+        json!(format!("<html>{}</html>", stage.keys.secret)),
+    ] {
+        stage.simulator.faults().say("", 400, body);
+        stage.advance(1_000);
+        let heard = stage.upstream.look_up(stage.now(), again.clone()).await;
+        let shown = format!("{} {heard:?}", heard.raw);
+        assert!(!shown.contains(&matching_id) && !heard.raw.contains(&stage.keys.secret), "{shown}");
     }
 }

@@ -1,6 +1,7 @@
 //! A simulator, an adapter that speaks to it, a clock for both, and somebody who takes callbacks.
 
 use domain::fulfilment::{LookUp, NotYet, Outcome, Profile};
+use domain::offer::Offer;
 use domain::time::Timestamp;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -165,6 +166,12 @@ impl Stage {
     }
 }
 
+/// Day passes are listed for several terms, with the days behind their id: one of them for each plan.
+pub fn one_of_each(mut offers: Vec<Offer>) -> Vec<Offer> {
+    offers.retain(|offer| offer.upstream_plan_id.rsplit_once('*').is_none_or(|(_, days)| days == "1"));
+    offers
+}
+
 /// Stands where an adapter is made that needs the stage.
 struct Nobody;
 
@@ -184,17 +191,13 @@ impl Upstream for Nobody {
     fn cancel(&self, _: Timestamp, _: SoldEsim) -> providers::Answer<'_, domain::fulfilment::Cancellation> {
         unreachable!()
     }
-    fn offers(&self, _: Timestamp) -> providers::Answer<'_, providers::Reading<Vec<domain::offer::Offer>>> {
+    fn offers(&self, _: Timestamp) -> providers::Answer<'_, providers::Reading<Vec<Offer>>> {
         unreachable!()
     }
     fn usage(&self, _: Timestamp, _: SoldEsim) -> providers::Answer<'_, providers::Reading<providers::offer::Usage>> {
         unreachable!()
     }
-    fn add_ons(
-        &self,
-        _: Timestamp,
-        _: SoldEsim,
-    ) -> providers::Answer<'_, providers::Reading<Vec<domain::offer::Offer>>> {
+    fn add_ons(&self, _: Timestamp, _: SoldEsim) -> providers::Answer<'_, providers::Reading<Vec<Offer>>> {
         unreachable!()
     }
     fn add(&self, _: Timestamp, _: providers::AddOn) -> providers::Answer<'_, Outcome> {
