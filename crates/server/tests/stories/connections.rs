@@ -252,3 +252,54 @@ async fn news_of_an_upstream_are_kept_once_and_only_when_they_are_signed() {
     stranger.post("/api/webhooks/upstream/AAAA", json!({})).await.refused(404, "not_found");
     assert_eq!(rows(&operator.get("/api/operator/notices").await.ok(200)).len(), heard.len());
 }
+
+#[tokio::test]
+async fn a_dead_upstream_holds_up_nobody_elses_orders() {
+    let stage = Stage::start().await;
+    let operator = stage.operator().await;
+    let partner = stage.partner_with("2000").await;
+    // Somebody who takes every call and never answers.
+    let hole = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+    let address = hole.local_addr().expect("an address");
+    let held = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok((stream, _)) = hole.accept().await {
+            taken.push(stream);
+        }
+    });
+    let dead = json!({
+        "name": "dead", "provider": "tsim", "baseUrl": format!("http://{address}"),
+        "credentials": {"account": ACCOUNT, "secret": "of-nobody-at-all"}, "timeLimitSeconds": 85,
+    });
+    let made = operator.post("/api/operator/connections", dead).await.ok(201);
+    let path = format!("/api/operator/connections/{}", string(&made["connection"]["id"]));
+    done(&operator.post(&format!("{path}/enable"), json!({})).await);
+    let alive = Supplier::of(&stage, "esim-go").await;
+    alive.connected(&operator, "alive").await;
+    for connection in ["dead", "alive"] {
+        done(&operator.post("/api/operator/plans/import", plan(connection, DELIVERS)).await);
+    }
+    let listed = rows(&partner.get("/api/tenant/available-plans?q=Thailand").await.ok(200));
+    let [of_dead, of_alive] = [&listed[listed.len() - 2]["id"], &listed[listed.len() - 1]["id"]];
+    // More than all places together were before each upstream had its own.
+    let line = json!({"planId": of_dead, "quantity": 1});
+    for _ in 0..3 {
+        let body = json!({"items": vec![line.clone(); 50]});
+        done(&partner.post("/api/tenant/orders/checkout", body).await);
+    }
+    let sandbox = partner.plan("Sandbox: delivers").await;
+    let bought = partner.buy(&sandbox, 1).await;
+    assert_eq!(bought["orders"][0]["status"], "completed");
+    let body = json!({"items": [{"planId": of_alive, "quantity": 1}]});
+    let order = string(&partner.post("/api/tenant/orders/checkout", body).await.ok(201)["orders"][0]["id"]);
+    let arrived = loop {
+        stage.clock.advance(500);
+        let found = partner.get(&format!("/api/tenant/orders/{order}")).await.ok(200)["order"].clone();
+        if found["status"] != "processing" {
+            break found;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(arrived["status"], "completed");
+    held.abort();
+}
