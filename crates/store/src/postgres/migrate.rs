@@ -16,7 +16,7 @@ const STEPS: &[Step] = &[
     Step { sql: include_str!("../../migrations/postgres/0001_first.sql"), oldest: 1 },
     Step { sql: include_str!("../../migrations/postgres/0002_upstream_names.sql"), oldest: 1 },
     Step { sql: include_str!("../../migrations/postgres/0003_connections.sql"), oldest: 1 },
-    Step { sql: include_str!("../../migrations/postgres/0004_lanes.sql"), oldest: 1 },
+    Step { sql: include_str!("../../migrations/postgres/0006_lanes.sql"), oldest: 1 },
 ];
 
 /// The oldest server this schema and its statements work on.
