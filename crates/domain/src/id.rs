@@ -98,6 +98,8 @@ ids! {
     InquiryId,
     /// A record of an operator's change.
     AuditId,
+    /// A record of what happened to an upstream's offer.
+    OfferChangeId,
 }
 
 const POSITION_MASK: u128 = 0xFFFF;

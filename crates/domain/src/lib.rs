@@ -3,6 +3,7 @@
 
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
+pub mod catalogue;
 pub mod checkout;
 pub mod contact;
 pub mod esim;
