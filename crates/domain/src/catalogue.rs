@@ -93,6 +93,7 @@ fn is_country(code: &str) -> bool {
 }
 
 /// What a traveller gets with an offer or a plan: where, how much data, how long. It never changes under one plan id.
+/// Its text is stored with every offer, so its form must not change, or every offer would seem to be another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(String);
 

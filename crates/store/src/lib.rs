@@ -11,6 +11,7 @@ pub mod index;
 pub mod job;
 pub mod ledger;
 pub mod moving;
+pub mod offer;
 pub mod order;
 pub mod plan;
 pub mod port;

@@ -7,6 +7,8 @@ const SQLITE: &[&str] = &[
     include_str!("../migrations/sqlite/0002_index_apart.sql"),
     include_str!("../migrations/sqlite/0003_lease_token.sql"),
     include_str!("../migrations/sqlite/0004_upstream_names.sql"),
+    include_str!("../migrations/sqlite/0005_connections.sql"),
+    include_str!("../migrations/sqlite/0006_catalogue.sql"),
 ];
 
 /// The schema of the search index's own file, and its version: another version is made anew.

@@ -266,6 +266,8 @@ pub enum Lock {
     Audit,
     /// Number a new tenant.
     Registration,
+    /// Change plans or offers. Whoever needs the audit log's lock, too, takes this one first.
+    Plans,
 }
 
 /// A value that outlives the call it was made for.
@@ -452,4 +454,32 @@ pub fn collect<T>(
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Keys of one statement.
+const KEYS_TOGETHER: usize = 50;
+
+/// Runs a query for the rows with these keys, many keys at a time: `head`, the `column`, the keys, `tail`. The first
+/// values are those of `head`.
+///
+/// # Errors
+/// [`Fault`] of the database or of `each`.
+pub(crate) fn rows_of(
+    snapshot: &mut dyn Snapshot,
+    head: &str,
+    first: &[Value<'_>],
+    column: &str,
+    keys: &[Value<'_>],
+    tail: &str,
+    each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    for keys in keys.chunks(KEYS_TOGETHER) {
+        // Always one of the same two texts, so that they are prepared once; a key that is named twice is found once.
+        let width = if keys.len() == 1 { 1 } else { KEYS_TOGETHER };
+        let padding = keys.iter().cycle().take(width);
+        let values: Vec<Value<'_>> = first.iter().chain(padding).copied().collect();
+        let places = (first.len()..values.len()).map(|place| format!("${}", place + 1)).collect::<Vec<_>>().join(", ");
+        snapshot.rows(&format!("{head} {column} in ({places}) {tail}"), &values, each)?;
+    }
+    Ok(())
 }
