@@ -55,6 +55,11 @@ impl Folder {
         Self { path, database: OnceLock::new() }
     }
 
+    /// Its database on PostgreSQL, empty until one is opened.
+    pub fn make_database(&self) -> &FreshDatabase {
+        self.database.get_or_init(FreshDatabase::new)
+    }
+
     /// Its database on PostgreSQL, once one was opened.
     pub fn database(&self) -> &FreshDatabase {
         self.database.get().unwrap()
@@ -110,7 +115,7 @@ pub fn sqlite(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> 
 /// The database many nodes share.
 pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
     let settings = Settings {
-        url: folder.database.get_or_init(FreshDatabase::new).url(),
+        url: folder.make_database().url(),
         connections: 5,
         statement_timeout: Duration::from_secs(30),
         lock_timeout: Duration::from_secs(30),
