@@ -333,8 +333,13 @@ fn fields(network: &Network) -> (&str, &str, &str) {
 
 /// A text without control characters, with single spaces, of at most so many characters.
 fn clean(text: &str, most: usize) -> String {
-    let words = text.split(|char: char| char.is_whitespace() || char.is_control()).filter(|word| !word.is_empty());
-    let joined = words.collect::<Vec<_>>().join(" ");
+    let mut joined = String::with_capacity(text.len());
+    for word in text.split(|char: char| char.is_whitespace() || char.is_control()).filter(|word| !word.is_empty()) {
+        if !joined.is_empty() {
+            joined.push(' ');
+        }
+        joined.push_str(word);
+    }
     match joined.char_indices().nth(most) {
         None => joined,
         Some((end, _)) => joined.get(..end).unwrap_or_default().trim_end().to_owned(),
@@ -411,7 +416,8 @@ pub fn details_of(offer: &Offer) -> String {
         add(Some(&network.operator));
         add(Some(&network.technology));
     }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
+    hasher.finalize().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// What of an offer's details differs, by name.

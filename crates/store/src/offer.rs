@@ -178,11 +178,10 @@ fn homes(tx: &mut dyn Tx, source: &Source, steps: &[Step<'_>]) -> Result<HashMap
     for sibling in siblings {
         rows_of(
             tx,
-            "select upstream_plan_id, plan_id, identity, withdrawn_at from offers where connection = $1 and",
+            "select upstream_plan_id, plan_id, identity, withdrawn_at from offers
+             where connection = $1 and upstream_plan_id in ({keys})",
             &[sibling.into()],
-            "upstream_plan_id",
             &ids,
-            "",
             &mut |row| {
                 let id = row.text(0)?;
                 if wanted.get(id).is_some_and(|identity| Ok(identity.as_str()) == row.text(2)) {
@@ -197,11 +196,10 @@ fn homes(tx: &mut dyn Tx, source: &Source, steps: &[Step<'_>]) -> Result<HashMap
     let changed: Vec<Value<'_>> = changed.map(|step| Value::from(step.upstream_plan_id)).collect();
     rows_of(
         tx,
-        "select distinct upstream_plan_id, plan_id from offer_changes where connection = $1 and",
+        "select distinct upstream_plan_id, plan_id from offer_changes
+         where connection = $1 and upstream_plan_id in ({keys}) order by plan_id",
         &[(&source.connection).into()],
-        "upstream_plan_id",
         &changed,
-        "order by plan_id",
         &mut |row| {
             others.push((row.text(0)?.to_owned(), PlanId::from_slice(row.bytes(1)?)?));
             Ok(())
@@ -559,8 +557,8 @@ fn of_connection<'i>(
 ) -> Result<HashMap<String, StoredOffer>, Fault> {
     let ids: Vec<Value<'_>> = ids.map(Value::from).collect();
     let mut found = HashMap::with_capacity(ids.len());
-    let head = format!("select {OFFER} where connection = $1 and");
-    rows_of(snapshot, &head, &[connection.into()], "upstream_plan_id", &ids, "", &mut |row| {
+    let sql = format!("select {OFFER} where connection = $1 and upstream_plan_id in ({{keys}})");
+    rows_of(snapshot, &sql, &[connection.into()], &ids, &mut |row| {
         let offer = stored(row)?;
         found.insert(offer.offer.upstream_plan_id.clone(), offer);
         Ok(())
@@ -632,9 +630,9 @@ pub fn of_plan(snapshot: &mut dyn Snapshot, plan: PlanId) -> Result<Vec<StoredOf
 /// [`Fault`].
 pub fn of_plans(snapshot: &mut dyn Snapshot, plans: &[PlanId]) -> Result<Vec<StoredOffer>, Fault> {
     let keys: Vec<Value<'_>> = plans.iter().map(|plan| plan.as_bytes().into()).collect();
-    let (head, order) = (format!("select {OFFER} where"), "order by plan_id, connection, upstream_plan_id");
+    let sql = format!("select {OFFER} where plan_id in ({{keys}}) order by plan_id, connection, upstream_plan_id");
     let mut found = Vec::with_capacity(plans.len());
-    rows_of(snapshot, &head, &[], "plan_id", &keys, order, &mut |row| {
+    rows_of(snapshot, &sql, &[], &keys, &mut |row| {
         found.push(stored(row)?);
         Ok(())
     })?;

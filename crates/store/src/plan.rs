@@ -324,7 +324,7 @@ pub fn find(snapshot: &mut dyn Snapshot, id: PlanId) -> Result<Option<Listed>, F
 pub(crate) fn find_all(snapshot: &mut dyn Snapshot, ids: &[PlanId]) -> Result<Vec<Listed>, Fault> {
     let keys: Vec<Value<'_>> = ids.iter().map(|id| id.as_bytes().into()).collect();
     let mut found = Vec::with_capacity(ids.len());
-    rows_of(snapshot, &format!("select {PLAN} where"), &[], "id", &keys, "", &mut |row| {
+    rows_of(snapshot, &format!("select {PLAN} where id in ({{keys}})"), &[], &keys, &mut |row| {
         found.push(listed(row)?);
         Ok(())
     })?;

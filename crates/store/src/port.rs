@@ -459,27 +459,25 @@ pub fn collect<T>(
 /// Keys of one statement.
 const KEYS_TOGETHER: usize = 50;
 
-/// Runs a query for the rows with these keys, many keys at a time: `head`, the `column`, the keys, `tail`. The first
-/// values are those of `head`.
+/// Runs a query for the rows with these keys, many keys at a time: their places are put where it says `{keys}`, behind
+/// those of the `first` values.
 ///
 /// # Errors
 /// [`Fault`] of the database or of `each`.
 pub(crate) fn rows_of(
     snapshot: &mut dyn Snapshot,
-    head: &str,
+    sql: &str,
     first: &[Value<'_>],
-    column: &str,
     keys: &[Value<'_>],
-    tail: &str,
     each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     for keys in keys.chunks(KEYS_TOGETHER) {
         // Always one of the same two texts, so that they are prepared once; a key that is named twice is found once.
         let width = if keys.len() == 1 { 1 } else { KEYS_TOGETHER };
-        let padding = keys.iter().cycle().take(width);
-        let values: Vec<Value<'_>> = first.iter().chain(padding).copied().collect();
+        let padded = keys.iter().cycle().take(width);
+        let values: Vec<Value<'_>> = first.iter().chain(padded).copied().collect();
         let places = (first.len()..values.len()).map(|place| format!("${}", place + 1)).collect::<Vec<_>>().join(", ");
-        snapshot.rows(&format!("{head} {column} in ({places}) {tail}"), &values, each)?;
+        snapshot.rows(&sql.replace("{keys}", &places), &values, each)?;
     }
     Ok(())
 }

@@ -1,12 +1,7 @@
 //! What connected upstreams offer, sync by sync: an offer always belongs to the plan that means the same, a plan is on
 //! sale while one of its offers can be bought, and nothing is sold before it has a price.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "clippy knows tests by their attribute, not what they share"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "clippy knows tests by their attribute, not what they share")]
 
 mod world;
 

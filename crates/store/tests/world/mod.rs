@@ -112,16 +112,20 @@ pub fn sqlite(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> 
     Sqlite::open(&folder.file(), seed, now).map(Store::new)
 }
 
-/// The database many nodes share.
-pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
-    let settings = Settings {
+/// How the folder's database on PostgreSQL is reached.
+pub fn settings(folder: &Folder) -> Settings {
+    Settings {
         url: folder.make_database().url(),
         connections: 5,
         statement_timeout: Duration::from_secs(30),
         lock_timeout: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(10),
-    };
-    let postgres = Postgres::open(&settings, seed, now)?;
+    }
+}
+
+/// The database many nodes share.
+pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
+    let postgres = Postgres::open(&settings(folder), seed, now)?;
     postgres.started();
     Ok(Store::new(postgres))
 }
