@@ -480,11 +480,39 @@ fn an_offer_is_attached_to_a_plan_that_means_the_same_and_to_another_only_by_for
     assert_eq!((plan("airalo-1", "other-b"), shop.plan(ours).plan), (ours, said));
     assert_eq!(shop.move_offer("airalo-1", "other-b", forced, false).unwrap().plan, forced, "and back");
     shop.move_offer("airalo-1", "other-b", ours, true).unwrap();
-    shop.sync("tsim-1", &[offer("a", 150), offer("other-b", 1)]);
-    assert_ne!(plan("tsim-1", "other-b"), ours);
+    // Not even one that fits is attached unasked to what is no longer one product.
+    shop.sync("tsim-2", &[offer("fits", 1)]);
+    assert_eq!(shop.move_offer("tsim-2", "fits", ours, false), Err(OfferRefusal::AnotherIdentity));
+    // When it is the only one left, the plan lives from it, and still says what it said.
+    let said = shop.plan(ours).plan;
+    shop.sync("airalo-1", &[longer(&offer("other-b", 120))]);
+    assert_eq!((is_on_sale(&shop.plan(ours)), shop.plan(ours).plan), (true, said));
     let records = shop.db.read(|snapshot| store::audit::list(snapshot, Some("offer.moved"), None, None, 10));
     let details: Vec<bool> = records.iter().rev().map(|record| record.detail.ends_with(", forced")).collect();
     assert_eq!(details, [false, true, false, true]);
+}
+
+#[test]
+fn what_an_operator_attached_elsewhere_is_followed_only_where_all_means_the_same() {
+    let shop = Shop::new();
+    let plan = |connection, id| shop.find(connection, id).plan;
+    shop.sync("airalo-1", &[offer("z", 100), longer(&offer("z-longer", 100))]);
+    shop.sync("tsim-1", &[offer("a", 150)]);
+    shop.sync("tsim-2", &[offer("a", 150), offer("b", 150), longer(&offer("c", 150))]);
+    let (first, common, longer_one) = (plan("tsim-1", "a"), plan("airalo-1", "z"), plan("airalo-1", "z-longer"));
+    // The other account's offer is live elsewhere: that counts more than where this one was once.
+    shop.move_offer("tsim-2", "a", common, false).unwrap();
+    shop.sync("tsim-1", &[longer(&offer("a", 150))]);
+    assert_ne!(plan("tsim-1", "a"), first);
+    shop.sync("tsim-1", &[offer("a", 150)]);
+    assert_eq!(plan("tsim-1", "a"), common);
+    // What was attached by force is followed neither by an offer that means the same nor by one that the plan means.
+    shop.move_offer("tsim-2", "b", longer_one, true).unwrap();
+    shop.move_offer("tsim-2", "c", common, true).unwrap();
+    let applied = shop.sync("tsim-1", &[offer("a", 150), offer("b", 150), offer("c", 150)]);
+    assert_eq!(applied.plans_made, 2);
+    assert!(![common, longer_one].contains(&plan("tsim-1", "b")));
+    assert!(![common, longer_one].contains(&plan("tsim-1", "c")));
 }
 
 #[test]
