@@ -104,6 +104,8 @@ ids! {
     NoticeId,
     /// A rule of what is put on top of a cost.
     MarkupId,
+    /// A record of what happened to an upstream's offer.
+    OfferChangeId,
 }
 
 const POSITION_MASK: u128 = 0xFFFF;

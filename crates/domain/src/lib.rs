@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
 
 pub mod breaker;
+pub mod catalogue;
 pub mod checkout;
 pub mod connection;
 pub mod contact;

@@ -1,6 +1,8 @@
 //! Offers: what upstreams sell, in common words, and what it costs us in their own currency and precision.
 
 use crate::plan::{Activation, Network};
+use std::cmp::Ordering;
+use std::fmt;
 
 /// An amount in an upstream's own currency and precision: `minor / 10^decimals`. Upstreams price finer than any
 /// currency's minor unit.
@@ -15,7 +17,7 @@ pub struct Cost {
 }
 
 /// Most decimals a cost keeps; what an upstream says beyond is cut off, which no price list has.
-const MOST_DECIMALS: usize = 8;
+pub const MOST_DECIMALS: u32 = 8;
 
 impl Cost {
     /// Reads a decimal number such as `1.25` or `3`.
@@ -27,7 +29,7 @@ impl Cost {
         if whole.is_empty() || !digits(whole) || !digits(fraction) {
             return None;
         }
-        let fraction = &fraction[..fraction.len().min(MOST_DECIMALS)];
+        let fraction = &fraction[..fraction.len().min(usize::try_from(MOST_DECIMALS).ok()?)];
         let units = format!("{whole}{fraction}").parse().ok()?;
         Some(Self { units, decimals: u32::try_from(fraction.len()).ok()?, currency: currency.to_owned() })
     }
@@ -40,6 +42,27 @@ impl Cost {
         let (whole, fraction) = digits.split_at(digits.len().saturating_sub(decimals));
         let sign = if self.units < 0 { "-" } else { "" };
         if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+    }
+
+    /// Which of two costs is higher, whatever their decimals; `None` where they are of two currencies, or beyond what
+    /// can be compared.
+    #[must_use]
+    pub fn compare(&self, other: &Self) -> Option<Ordering> {
+        if self.currency != other.currency {
+            return None;
+        }
+        let decimals = self.decimals.max(other.decimals);
+        let scaled = |cost: &Self| {
+            let factor = 10_i128.checked_pow(decimals.checked_sub(cost.decimals)?)?;
+            i128::from(cost.units).checked_mul(factor)
+        };
+        Some(scaled(self)?.cmp(&scaled(other)?))
+    }
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.decimal(), self.currency)
     }
 }
 
@@ -86,6 +109,21 @@ pub struct Offer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn costs_are_compared_as_amounts_and_shown_with_their_digits() {
+        let cost = |text| Cost::parse(text, "USD").unwrap();
+        assert_eq!(cost("1.5").compare(&cost("1.500")), Some(Ordering::Equal));
+        assert_eq!(cost("1.4999").compare(&cost("1.5")), Some(Ordering::Less));
+        assert_eq!(cost("92233720368547758").compare(&cost("0.00000001")), Some(Ordering::Greater));
+        assert_eq!(cost("1").compare(&Cost::parse("1", "EUR").unwrap()), None);
+        let absurd = Cost { units: i64::MAX, decimals: 0, currency: "USD".to_owned() };
+        assert_eq!(absurd.compare(&Cost { units: 1, decimals: 40, ..absurd.clone() }), None);
+        for text in ["3", "1.50", "0.0001", "0.10"] {
+            assert_eq!(cost(text).to_string(), format!("{text} USD"));
+        }
+        assert_eq!(Cost { units: -5, decimals: 2, ..absurd }.to_string(), "-0.05 USD");
+    }
 
     #[test]
     fn a_cost_keeps_its_digits() {

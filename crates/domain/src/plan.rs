@@ -28,6 +28,26 @@ words! {
     }
 }
 
+words! {
+    /// Who says what a plan costs.
+    pub enum PricedBy {
+        /// The operator: the price lies with the plan.
+        Operator = "operator",
+        /// Rules, from what its offers cost us: the price that lies with the plan says nothing.
+        Rules = "rules",
+    }
+}
+
+words! {
+    /// Who took a plan off sale.
+    pub enum WithdrawnBy {
+        /// The operator; only he puts it back.
+        Operator = "operator",
+        /// The catalogue, when its last offer went; it comes back with an offer.
+        Catalogue = "catalogue",
+    }
+}
+
 /// A network a plan roams on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {

@@ -65,7 +65,9 @@ pub fn is_offered(provider: &str, mode: Mode, sandbox_in_live: bool) -> bool {
     }
 }
 
-const OFFERED: &str = "select name, price, currency, provider from plans where id = $1 and withdrawn_at is null";
+/// What rules price has no price in its row, and is not sold at it.
+const OFFERED: &str = "select name, price, currency, provider from plans \
+     where id = $1 and withdrawn_at is null and priced_by = 'operator'";
 
 impl Checkout {
     /// What [`place_orders`] will need.

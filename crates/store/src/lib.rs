@@ -13,6 +13,7 @@ pub mod job;
 pub mod ledger;
 pub mod moving;
 pub mod notice;
+pub mod offer;
 pub mod order;
 pub mod plan;
 pub mod port;

@@ -8,6 +8,7 @@ const SQLITE: &[&str] = &[
     include_str!("../migrations/sqlite/0003_lease_token.sql"),
     include_str!("../migrations/sqlite/0004_upstream_names.sql"),
     include_str!("../migrations/sqlite/0005_connections.sql"),
+    include_str!("../migrations/sqlite/0006_catalogue.sql"),
     include_str!("../migrations/sqlite/0008_lanes.sql"),
 ];
 

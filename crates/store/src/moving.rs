@@ -34,6 +34,8 @@ const TABLES: &[Table] = &[
     table("api_keys", &["id"]),
     table("login_failures", &["subject", "at", "n"]),
     table("plans", &["id"]),
+    table("offers", &["connection", "upstream_plan_id"]),
+    table("offer_changes", &["id"]),
     money("orders", &["id"], "quantity * unit_price - refunded"),
     table("travellers", &["order_id"]),
     money("esims", &["id"], "refunded"),
@@ -255,8 +257,9 @@ fn compare(
 /// The settings that mean the same on both: not the marks of what is in memory here and locks there.
 fn move_settings(source: &Connection, link: &mut Link) -> Result<(), OpenError> {
     let reading = |error: rusqlite::Error| failed("settings cannot be read", &error);
-    let mut statement =
-        source.prepare("select name, value from settings where name = 'audit_head'").map_err(reading)?;
+    let mut statement = source
+        .prepare("select name, value from settings where name in ('audit_head', 'plans_revision')")
+        .map_err(reading)?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
     for row in rows.map_err(reading)? {
         let (name, value) = row.map_err(reading)?;

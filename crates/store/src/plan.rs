@@ -2,10 +2,10 @@
 
 use crate::audit::{self, Act};
 use crate::checkout::is_offered;
-use crate::port::{Decision, Event, Fault, Lock, Row, Snapshot, Tx, collect, refuse, row};
+use crate::port::{Decision, Event, Fault, Lock, Row, Snapshot, Tx, Value, collect, refuse, row, rows_of};
 use domain::id::PlanId;
 use domain::money::{Currency, Money};
-use domain::plan::{Network, Plan};
+use domain::plan::{Network, Plan, PricedBy, WithdrawnBy};
 use domain::tenant::Mode;
 use domain::time::Timestamp;
 
@@ -16,6 +16,45 @@ pub struct Listed {
     pub plan: Plan,
     /// When it was taken off sale.
     pub withdrawn_at: Option<Timestamp>,
+    /// Who took it off sale.
+    pub withdrawn_by: Option<WithdrawnBy>,
+    /// Who says what it costs.
+    pub priced_by: PricedBy,
+    /// Grows with every change of the plan or of its offers; no two plans have the same.
+    pub revision: i64,
+}
+
+/// Numbers changes of plans. Who reads all plans above the last revision he saw misses none: revisions are given out
+/// under a lock that is held until the commit, so a lower one is always committed first.
+pub(crate) struct Revisions {
+    began: i64,
+    last: i64,
+}
+
+impl Revisions {
+    /// Waits until nobody else changes plans. The first thing a command does that changes some.
+    pub(crate) fn begin(tx: &mut dyn Tx) -> Result<Self, Fault> {
+        tx.lock(Lock::Plans)?;
+        let stored = row(tx, "select value from settings where name = 'plans_revision'", &[], |row| {
+            row.text(0)?.parse().map_err(|_| Fault::Bug("malformed revision in the database".to_owned()))
+        })?;
+        let began = stored.ok_or_else(|| Fault::Bug("the database has no revision of the plans".to_owned()))?;
+        Ok(Self { began, last: began })
+    }
+
+    /// A revision larger than all before.
+    pub(crate) fn next(&mut self) -> i64 {
+        self.last = self.last.saturating_add(1);
+        self.last
+    }
+
+    /// Keeps what was given out.
+    pub(crate) fn end(self, tx: &mut dyn Tx) -> Result<(), Fault> {
+        if self.last == self.began {
+            return Ok(());
+        }
+        tx.change("update settings set value = $1 where name = 'plans_revision'", &[(&self.last.to_string()).into()])
+    }
 }
 
 /// What an import did.
@@ -33,6 +72,7 @@ pub struct Imported {
 /// # Errors
 /// [`Fault`].
 pub fn import(tx: &mut dyn Tx, act: Option<&Act>, plans: &[Plan]) -> Decision<Imported, std::convert::Infallible> {
+    let mut revisions = Revisions::begin(tx)?;
     let mut imported = Imported::default();
     for plan in plans {
         let known = row(
@@ -51,21 +91,20 @@ pub fn import(tx: &mut dyn Tx, act: Option<&Act>, plans: &[Plan]) -> Decision<Im
                 PlanId::new(tx.fresh_id())
             }
         };
-        let networks: Vec<_> =
-            plan.networks.iter().map(|network| [&network.country, &network.operator, &network.technology]).collect();
-        let networks = serde_json::to_string(&networks).map_err(|error| Fault::Bug(error.to_string()))?;
+        let networks = networks_in_row(&plan.networks)?;
         tx.execute(
             "insert into plans (id, provider, upstream_plan_id, name, plan_type, countries, region, data_mb,
                  daily_data_mb, unlimited, validity_days, price, currency, speed, networks, activation,
-                 top_up_supported, description, fair_use)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+                 top_up_supported, description, fair_use, priced_by, revision)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
              on conflict (id) do update set name = excluded.name, plan_type = excluded.plan_type,
                  countries = excluded.countries, region = excluded.region, data_mb = excluded.data_mb,
                  daily_data_mb = excluded.daily_data_mb, unlimited = excluded.unlimited,
                  validity_days = excluded.validity_days, price = excluded.price, currency = excluded.currency,
                  speed = excluded.speed, networks = excluded.networks, activation = excluded.activation,
                  top_up_supported = excluded.top_up_supported, description = excluded.description,
-                 fair_use = excluded.fair_use, withdrawn_at = null",
+                 fair_use = excluded.fair_use, withdrawn_at = null,
+                 withdrawn_by = null, priced_by = excluded.priced_by, revision = excluded.revision",
             &[
                 id.as_bytes().into(),
                 (&plan.provider).into(),
@@ -86,9 +125,12 @@ pub fn import(tx: &mut dyn Tx, act: Option<&Act>, plans: &[Plan]) -> Decision<Im
                 plan.top_up_supported.into(),
                 plan.description.as_ref().into(),
                 plan.fair_use.as_ref().into(),
+                PricedBy::Operator.word().into(),
+                revisions.next().into(),
             ],
         )?;
     }
+    revisions.end(tx)?;
     if let Some(act) = act {
         let detail = format!("created {}, updated {}", imported.created, imported.updated);
         audit::write(tx, act, "plan.imported", "plans", &detail, None)?;
@@ -106,46 +148,127 @@ pub enum PlanRefusal {
     AlreadyDecided,
 }
 
-/// Sets a plan's price; orders keep the price they were sold at.
+/// Sets a plan's price, also instead of the rules'; orders keep the price they were sold at.
 ///
 /// # Errors
 /// [`PlanRefusal`].
 pub fn set_price(tx: &mut dyn Tx, act: &Act, id: PlanId, price: Money) -> Decision<Listed, PlanRefusal> {
     // One operator after the other: the record names the price before.
-    tx.lock(Lock::Audit)?;
+    let mut revisions = Revisions::begin(tx)?;
     let Some(listed) = find(tx, id)? else { return refuse(PlanRefusal::NotFound) };
+    let (priced_by, revision) = (PricedBy::Operator, revisions.next());
     tx.change(
-        "update plans set price = $1, currency = $2 where id = $3",
-        &[price.minor().into(), price.currency().code().into(), id.as_bytes().into()],
+        "update plans set price = $1, currency = $2, priced_by = $3, revision = $4 where id = $5",
+        &[
+            price.minor().into(),
+            price.currency().code().into(),
+            priced_by.word().into(),
+            revision.into(),
+            id.as_bytes().into(),
+        ],
     )?;
-    let detail = format!("{} -> {price} {}", listed.plan.price, price.currency());
+    revisions.end(tx)?;
+    let before = match listed.priced_by {
+        PricedBy::Operator => listed.plan.price.to_string(),
+        PricedBy::Rules => PricedBy::Rules.to_string(),
+    };
+    let detail = format!("{before} -> {price} {}", price.currency());
     audit::write(tx, act, "plan.priced", &id.to_string(), &detail, None)?;
     tx.after_commit(Event::PlansChanged);
-    Ok(Listed { plan: Plan { price, ..listed.plan }, ..listed })
+    Ok(Listed { plan: Plan { price, ..listed.plan }, priced_by, revision, ..listed })
 }
 
-/// Takes a plan off sale.
+/// Takes a plan off sale. One that the catalogue took off sale does not come back with its offers any more.
 ///
 /// # Errors
 /// [`PlanRefusal`].
 pub fn withdraw(tx: &mut dyn Tx, act: &Act, id: PlanId) -> Decision<Listed, PlanRefusal> {
+    let mut revisions = Revisions::begin(tx)?;
     let Some(listed) = find(tx, id)? else { return refuse(PlanRefusal::NotFound) };
-    if listed.withdrawn_at.is_some() {
+    if listed.withdrawn_by == Some(WithdrawnBy::Operator) {
         return refuse(PlanRefusal::AlreadyDecided);
     }
-    let now = tx.now();
+    let (at, by) = (listed.withdrawn_at.unwrap_or_else(|| tx.now()), WithdrawnBy::Operator);
+    let revision = revisions.next();
     tx.change(
-        "update plans set withdrawn_at = $1 where id = $2 and withdrawn_at is null",
-        &[now.into(), id.as_bytes().into()],
+        "update plans set withdrawn_at = $1, withdrawn_by = $2, revision = $3 where id = $4",
+        &[at.into(), by.word().into(), revision.into(), id.as_bytes().into()],
     )?;
+    revisions.end(tx)?;
     audit::write(tx, act, "plan.withdrawn", &id.to_string(), "", None)?;
     tx.after_commit(Event::PlansChanged);
-    Ok(Listed { withdrawn_at: Some(now), ..listed })
+    Ok(Listed { withdrawn_at: Some(at), withdrawn_by: Some(by), revision, ..listed })
+}
+
+/// Makes a plan that lives from offers. One whose only offer is held begins off sale.
+pub(crate) fn insert(tx: &mut dyn Tx, plan: &Plan, on_sale: bool, revision: i64) -> Result<(), Fault> {
+    let networks = networks_in_row(&plan.networks)?;
+    let now = tx.now();
+    tx.change(
+        "insert into plans (id, provider, upstream_plan_id, name, plan_type, countries, region, data_mb,
+             daily_data_mb, unlimited, validity_days, price, currency, speed, networks, activation,
+             top_up_supported, description, fair_use, priced_by, withdrawn_at, withdrawn_by, revision)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+             $23)",
+        &[
+            plan.id.as_bytes().into(),
+            (&plan.provider).into(),
+            (&plan.upstream_plan_id).into(),
+            (&plan.name).into(),
+            plan.plan_type.word().into(),
+            (&plan.countries.join(" ")).into(),
+            plan.region.as_ref().into(),
+            plan.data_mb.into(),
+            plan.daily_data_mb.into(),
+            plan.unlimited.into(),
+            plan.validity_days.into(),
+            plan.price.minor().into(),
+            plan.price.currency().code().into(),
+            plan.speed.as_ref().into(),
+            (&networks).into(),
+            plan.activation.word().into(),
+            plan.top_up_supported.into(),
+            plan.description.as_ref().into(),
+            plan.fair_use.as_ref().into(),
+            PricedBy::Rules.word().into(),
+            (!on_sale).then_some(now).into(),
+            (!on_sale).then_some(WithdrawnBy::Catalogue.word()).into(),
+            revision.into(),
+        ],
+    )
+}
+
+/// Writes what may change of a plan that lives from offers: its words, whether it is on sale, and the revision.
+pub(crate) fn follow(tx: &mut dyn Tx, listed: &Listed) -> Result<(), Fault> {
+    let plan = &listed.plan;
+    let networks = networks_in_row(&plan.networks)?;
+    tx.change(
+        "update plans set name = $1, speed = $2, networks = $3, activation = $4, top_up_supported = $5, fair_use = $6,
+             withdrawn_at = $7, withdrawn_by = $8, revision = $9 where id = $10",
+        &[
+            (&plan.name).into(),
+            plan.speed.as_ref().into(),
+            (&networks).into(),
+            plan.activation.word().into(),
+            plan.top_up_supported.into(),
+            plan.fair_use.as_ref().into(),
+            listed.withdrawn_at.into(),
+            listed.withdrawn_by.map(WithdrawnBy::word).into(),
+            listed.revision.into(),
+            plan.id.as_bytes().into(),
+        ],
+    )
+}
+
+fn networks_in_row(networks: &[Network]) -> Result<String, Fault> {
+    let networks: Vec<_> =
+        networks.iter().map(|network| [&network.country, &network.operator, &network.technology]).collect();
+    serde_json::to_string(&networks).map_err(|error| Fault::Bug(error.to_string()))
 }
 
 const PLAN: &str = "id, provider, upstream_plan_id, name, plan_type, countries, region, data_mb, daily_data_mb, \
      unlimited, validity_days, price, currency, speed, networks, activation, top_up_supported, description, \
-     fair_use, withdrawn_at from plans";
+     fair_use, withdrawn_at, withdrawn_by, priced_by, revision from plans";
 
 fn listed(row: &dyn Row) -> Result<Listed, Fault> {
     let text = |column| row.opt_text(column).map(|text| text.map(str::to_owned));
@@ -153,6 +276,7 @@ fn listed(row: &dyn Row) -> Result<Listed, Fault> {
     let networks: Vec<[String; 3]> =
         serde_json::from_str(row.text(14)?).map_err(|error| Fault::Bug(format!("malformed networks: {error}")))?;
     let network = |[country, operator, technology]: [String; 3]| Network { country, operator, technology };
+    let withdrawn_at = row.opt_int(19)?.map(Timestamp::from_millis);
     Ok(Listed {
         plan: Plan {
             id: PlanId::from_slice(row.bytes(0)?)?,
@@ -174,7 +298,14 @@ fn listed(row: &dyn Row) -> Result<Listed, Fault> {
             description: text(17)?,
             fair_use: text(18)?,
         },
-        withdrawn_at: row.opt_int(19)?.map(Timestamp::from_millis),
+        withdrawn_at,
+        withdrawn_by: match (withdrawn_at, row.opt_text(20)?) {
+            (None, _) => None,
+            (Some(_), None) => Some(WithdrawnBy::Operator),
+            (Some(_), Some(word)) => Some(word.parse()?),
+        },
+        priced_by: row.text(21)?.parse()?,
+        revision: row.int(22)?,
     })
 }
 
@@ -184,6 +315,30 @@ fn listed(row: &dyn Row) -> Result<Listed, Fault> {
 /// [`Fault`].
 pub fn find(snapshot: &mut dyn Snapshot, id: PlanId) -> Result<Option<Listed>, Fault> {
     row(snapshot, &format!("select {PLAN} where id = $1"), &[id.as_bytes().into()], listed)
+}
+
+/// These plans, as far as there are any.
+///
+/// # Errors
+/// [`Fault`].
+pub(crate) fn find_all(snapshot: &mut dyn Snapshot, ids: &[PlanId]) -> Result<Vec<Listed>, Fault> {
+    let keys: Vec<Value<'_>> = ids.iter().map(|id| id.as_bytes().into()).collect();
+    let mut found = Vec::with_capacity(ids.len());
+    rows_of(snapshot, &format!("select {PLAN} where id in ({{keys}})"), &[], &keys, &mut |row| {
+        found.push(listed(row)?);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Plans above a revision, lowest first, withdrawn ones included: what changed since the plan with that revision was
+/// read. 0 reads all.
+///
+/// # Errors
+/// [`Fault`].
+pub fn changed_since(snapshot: &mut dyn Snapshot, revision: i64, limit: u32) -> Result<Vec<Listed>, Fault> {
+    let sql = format!("select {PLAN} where revision > $1 order by revision limit $2");
+    collect(snapshot, &sql, &[revision.into(), limit.into()], listed)
 }
 
 /// Plans after `cursor`, oldest first, withdrawn ones included.
@@ -196,7 +351,7 @@ pub fn list(snapshot: &mut dyn Snapshot, cursor: Option<PlanId>, limit: u32) -> 
     collect(snapshot, &sql, &[after.as_bytes().into(), limit.into()], listed)
 }
 
-/// The plans on sale in a mode, oldest first.
+/// The plans on sale in a mode, oldest first; those that rules price are left out, for they have no price here.
 ///
 /// # Errors
 /// [`Fault`].
@@ -206,7 +361,8 @@ pub fn on_sale(
     currency: Currency,
     sandbox_in_live: bool,
 ) -> Result<Vec<Plan>, Fault> {
-    let sql = format!("select {PLAN} where withdrawn_at is null and currency = $1 order by id");
+    let sql =
+        format!("select {PLAN} where withdrawn_at is null and priced_by = 'operator' and currency = $1 order by id");
     let plans = collect(snapshot, &sql, &[currency.code().into()], listed)?;
     let offered = |plan: &Plan| is_offered(&plan.provider, mode, sandbox_in_live);
     Ok(plans.into_iter().map(|listed| listed.plan).filter(offered).collect())

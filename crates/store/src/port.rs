@@ -268,6 +268,8 @@ pub enum Lock {
     Audit,
     /// Number a new tenant.
     Registration,
+    /// Change plans or offers. Whoever needs the audit log's lock, too, takes this one first.
+    Plans,
 }
 
 /// A value that outlives the call it was made for.
@@ -454,4 +456,30 @@ pub fn collect<T>(
         Ok(())
     })?;
     Ok(found)
+}
+
+/// Keys of one statement.
+const KEYS_TOGETHER: usize = 50;
+
+/// Runs a query for the rows with these keys, many keys at a time: their places are put where it says `{keys}`, behind
+/// those of the `first` values.
+///
+/// # Errors
+/// [`Fault`] of the database or of `each`.
+pub(crate) fn rows_of(
+    snapshot: &mut dyn Snapshot,
+    sql: &str,
+    first: &[Value<'_>],
+    keys: &[Value<'_>],
+    each: &mut dyn FnMut(&dyn Row) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    for keys in keys.chunks(KEYS_TOGETHER) {
+        // Always one of the same two texts, so that they are prepared once; a key that is named twice is found once.
+        let width = if keys.len() == 1 { 1 } else { KEYS_TOGETHER };
+        let padded = keys.iter().cycle().take(width);
+        let values: Vec<Value<'_>> = first.iter().chain(padded).copied().collect();
+        let places = (first.len()..values.len()).map(|place| format!("${}", place + 1)).collect::<Vec<_>>().join(", ");
+        snapshot.rows(&sql.replace("{keys}", &places), &values, each)?;
+    }
+    Ok(())
 }

@@ -8,9 +8,12 @@ use std::convert::Infallible;
 /// Rows of one portion.
 const PORTION: i64 = 1_000;
 
+/// How long the changes of offers are told.
+const OFFER_CHANGES_DAYS: i64 = 90;
+
 /// Deletes one portion of what nobody needs any more: idempotency keys made before `keys_before`, and
-/// sessions over since `sessions_before`; and the failed logins before `failures_before`; and
-/// what upstreams told before `notices_before`. Returns whether there may be more.
+/// sessions over since `sessions_before`; the failed logins before `failures_before`; what upstreams told before
+/// `notices_before`; and the changes of offers of more than 90 days ago. Returns whether there may be more.
 ///
 /// # Errors
 /// [`crate::port::Fault`].
@@ -43,5 +46,10 @@ pub fn sweep(
         "delete from notices where id in (select id from notices where id < $1 order by id limit $2)",
         &[notices.as_bytes().into(), PORTION.into()],
     )?;
-    Ok(i64::try_from(swept).unwrap_or(0) == PORTION)
+    let changes = first_at(tx.now().plus_millis(-OFFER_CHANGES_DAYS * 86_400_000));
+    let changes = tx.execute(
+        "delete from offer_changes where id in (select id from offer_changes where id < $1 order by id limit $2)",
+        &[changes.as_bytes().into(), PORTION.into()],
+    )?;
+    Ok(i64::try_from(swept.max(changes)).unwrap_or(0) == PORTION)
 }

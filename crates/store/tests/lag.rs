@@ -213,6 +213,9 @@ fn the_index_of_the_first_schema_is_made_anew() {
          alter table placements drop column cost;
          drop table connections; drop table notices; drop table early_iccids; alter table jobs drop column lease;
          alter table placements drop column upstream_order; alter table esims drop column upstream_handle;
+         drop table offers; drop table offer_changes; drop index plans_by_revision;
+         alter table plans drop column priced_by; alter table plans drop column withdrawn_by;
+         alter table plans drop column revision; delete from settings where name = 'plans_revision';
          create table index_entries (tenant_id blob not null, mode text not null, kind text not null, key text not null,
              id blob not null, primary key (tenant_id, mode, kind, key, id)) without rowid;
          insert into index_entries values (x'01', 'live', 'o', '', x'02');

@@ -4,7 +4,13 @@
 
 mod world;
 
+use domain::catalogue::{Sifted, diff};
+use domain::money::Currency;
+use domain::offer::{Cost, Data, Offer};
 use std::collections::{BTreeMap, BTreeSet};
+use store::offer::{Source, apply_changes};
+use store::postgres::Moving;
+use store::sqlite::index_path;
 use testing::FreshDatabase;
 use world::*;
 
@@ -124,4 +130,54 @@ fn every_statement_is_understood_by_both() {
         raw.prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
         folder.database().run(&[&format!("prepare statement_{number} as {sql}")]);
     }
+}
+
+/// What there is of upstreams' offers: plans, offers and their changes.
+fn catalogue(db: &Db) -> impl PartialEq + std::fmt::Debug + use<> {
+    db.read(|snapshot| {
+        let plans = store::plan::changed_since(snapshot, 0, 1_000)?;
+        let offers = store::offer::list(snapshot, "tsim-1", None, 1_000)?;
+        Ok((plans, offers, store::offer::changes(snapshot, None, None, None, 1_000)?))
+    })
+}
+
+#[test]
+fn what_upstreams_offer_is_moved_with_the_number_of_the_last_change() {
+    let (folder, clock) = (Folder::new(), Clock::new());
+    let db = Db::new(sqlite(&folder, 1, clock.as_now()).unwrap());
+    let offer = |days: i64| Offer {
+        upstream_plan_id: format!("{days}"),
+        name: format!("{days} days"),
+        cost: Cost { units: 15, decimals: 1, currency: "USD".to_owned() },
+        countries: vec!["FR".to_owned()],
+        data: Data::Daily(512),
+        validity_days: days,
+        networks: Vec::new(),
+        speed: None,
+        activation: None,
+        add_on_supported: false,
+        apn: None,
+        remark: None,
+    };
+    let connection = "tsim-1".to_owned();
+    let source = Source { siblings: vec![connection.clone()], connection, currency: Currency::USD };
+    for days in [1..9, 3..11] {
+        let fetched = Sifted::new(days.map(offer).collect());
+        let known = db.read(|snapshot| store::offer::known(snapshot, "tsim-1"));
+        let (source, changes) = (source.clone(), diff(&known, &fetched, false).unwrap());
+        db.write(move |tx| apply_changes(tx, &source, &changes)).unwrap();
+    }
+    let before = catalogue(&db);
+    db.index_all();
+    drop(db);
+    let mut moving = Moving::open(&settings(&folder)).unwrap();
+    let nowhere = folder.file().with_extension("none");
+    store::moving::move_all(&folder.file(), &index_path(&folder.file()), &nowhere, &mut moving).unwrap();
+    drop(moving);
+    let db = Db::new(postgres(&folder, 1, clock.as_now()).unwrap());
+    assert_eq!(catalogue(&db), before);
+    let plans = db.read(|snapshot| store::plan::changed_since(snapshot, 0, 1_000));
+    let (id, last) = (plans[0].plan.id, plans.last().unwrap().revision);
+    let priced = db.write(move |tx| store::plan::set_price(tx, &act(), id, usd(5))).unwrap();
+    assert_eq!(priced.revision, last + 1);
 }

@@ -16,6 +16,8 @@ const STEPS: &[Step] = &[
     Step { sql: include_str!("../../migrations/postgres/0001_first.sql"), oldest: 1 },
     Step { sql: include_str!("../../migrations/postgres/0002_upstream_names.sql"), oldest: 1 },
     Step { sql: include_str!("../../migrations/postgres/0003_connections.sql"), oldest: 1 },
+    // An older program would sell plans that rules price at what lies in their row, nothing, and number no changes.
+    Step { sql: include_str!("../../migrations/postgres/0004_catalogue.sql"), oldest: 4 },
     Step { sql: include_str!("../../migrations/postgres/0006_lanes.sql"), oldest: 1 },
 ];
 

@@ -373,6 +373,7 @@ impl Tx for PostgresTx<'_> {
         let name = match lock {
             Lock::Audit => "lock:audit",
             Lock::Registration => "lock:registration",
+            Lock::Plans => "plans_revision",
         };
         self.flush()?;
         self.link.query("select 1 from settings where name = $1 for update", &[name.into()]).map(|_| ())

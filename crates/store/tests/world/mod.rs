@@ -57,6 +57,11 @@ impl Folder {
         Self { path, database: OnceLock::new() }
     }
 
+    /// Its database on PostgreSQL, empty until one is opened.
+    pub fn make_database(&self) -> &FreshDatabase {
+        self.database.get_or_init(FreshDatabase::new)
+    }
+
     /// Its database on PostgreSQL, once one was opened.
     pub fn database(&self) -> &FreshDatabase {
         self.database.get().unwrap()
@@ -109,16 +114,20 @@ pub fn sqlite(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> 
     Sqlite::open(&folder.file(), seed, now).map(Store::new)
 }
 
-/// The database many nodes share.
-pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
-    let settings = Settings {
-        url: folder.database.get_or_init(FreshDatabase::new).url(),
+/// How the folder's database on PostgreSQL is reached.
+pub fn settings(folder: &Folder) -> Settings {
+    Settings {
+        url: folder.make_database().url(),
         connections: 5,
         statement_timeout: Duration::from_secs(30),
         lock_timeout: Duration::from_secs(30),
         connect_timeout: Duration::from_secs(10),
-    };
-    let postgres = Postgres::open(&settings, seed, now)?;
+    }
+}
+
+/// The database many nodes share.
+pub fn postgres(folder: &Folder, seed: u64, now: Now) -> Result<Store, OpenError> {
+    let postgres = Postgres::open(&settings(folder), seed, now)?;
     postgres.started();
     Ok(Store::new(postgres))
 }
