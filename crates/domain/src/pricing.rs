@@ -6,6 +6,7 @@ use crate::money::{Currency, LARGEST_MINOR, Money, MoneyError};
 use crate::offer::Cost;
 use crate::time::Timestamp;
 use crate::words;
+use std::collections::{HashMap, HashSet};
 
 /// Most decimals a rate has.
 const MOST_RATE_DECIMALS: usize = 8;
@@ -82,6 +83,14 @@ impl Rate {
     }
 }
 
+impl Rate {
+    /// The rate as a decimal number, `1.0842`.
+    #[must_use]
+    pub fn decimal(&self) -> String {
+        Cost { units: self.units, decimals: self.decimals, currency: String::new() }.decimal()
+    }
+}
+
 /// The currency an upstream names. Some write codes in small letters.
 fn known(code: &str) -> Option<Currency> {
     code.to_ascii_uppercase().parse().ok()
@@ -95,6 +104,45 @@ pub fn rate_at<'a>(rates: &'a [Rate], from: &str, to: Currency, now: Timestamp) 
         .iter()
         .filter(|rate| rate.from.eq_ignore_ascii_case(from) && rate.to == to && rate.valid_from <= now)
         .max_by_key(|rate| rate.valid_from)
+}
+
+/// The rates into one currency that hold at one moment, and how long that is so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rates {
+    to: Currency,
+    holding: Vec<Rate>,
+    until: Option<Timestamp>,
+}
+
+impl Rates {
+    /// Those of a list that hold at `now`.
+    #[must_use]
+    pub fn at(rates: &[Rate], to: Currency, now: Timestamp) -> Self {
+        let mut from: Vec<&str> = rates.iter().filter(|rate| rate.to == to).map(|rate| rate.from.as_str()).collect();
+        from.sort_unstable();
+        from.dedup();
+        let holding = from.into_iter().filter_map(|from| rate_at(rates, from, to, now)).cloned().collect();
+        let next = rates.iter().filter(|rate| rate.to == to && rate.valid_from > now).map(|rate| rate.valid_from);
+        Self { to, holding, until: next.min() }
+    }
+
+    /// The currency of the prices.
+    #[must_use]
+    pub const fn to(&self) -> Currency {
+        self.to
+    }
+
+    /// The rate from this currency.
+    #[must_use]
+    pub fn from(&self, currency: &str) -> Option<&Rate> {
+        self.holding.iter().find(|rate| rate.from.eq_ignore_ascii_case(currency))
+    }
+
+    /// The first moment at which another rate begins; prices made of these are good until then.
+    #[must_use]
+    pub const fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
 }
 
 words! {
@@ -283,6 +331,140 @@ pub fn choose<'a>(rules: &'a [MarkupRule], subject: &Subject<'_>) -> Option<&'a 
         .iter()
         .filter(|rule| rule.currency == subject.currency && rule.scope.covers(subject))
         .max_by_key(|rule| (rule.scope.specificity(), rule.id))
+}
+
+/// Rules, arranged so that the one that prices is found without a look at all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    newest_first: Vec<MarkupRule>,
+    of_tenants: HashMap<TenantId, Shelf>,
+    of_tiers: HashMap<String, Shelf>,
+    of_everybody: Shelf,
+    /// All tiers that a rule names.
+    tiers: HashSet<String>,
+}
+
+/// Rules for the same buyers, each where the most specific part of what it is for says; the newest first.
+#[derive(Debug, Clone, Default)]
+struct Shelf {
+    plans: HashMap<PlanId, Vec<usize>>,
+    countries: HashMap<String, Vec<usize>>,
+    regions: HashMap<String, Vec<usize>>,
+    connections: HashMap<String, Vec<usize>>,
+    everything: Vec<usize>,
+}
+
+impl Shelf {
+    fn place(&mut self, scope: &MarkupScope) -> &mut Vec<usize> {
+        match (scope.plan, &scope.country, &scope.region, &scope.connection) {
+            (Some(plan), ..) => self.plans.entry(plan).or_default(),
+            (_, Some(country), ..) => self.countries.entry(country.clone()).or_default(),
+            (_, _, Some(region), _) => self.regions.entry(region.clone()).or_default(),
+            (.., Some(connection)) => self.connections.entry(connection.clone()).or_default(),
+            _ => &mut self.everything,
+        }
+    }
+
+    /// The places where rules for the subject may be, the most specific first.
+    fn places<'a>(&'a self, subject: &Subject<'_>) -> impl Iterator<Item = &'a Vec<usize>> {
+        let country = match subject.countries {
+            [country] => self.countries.get(country),
+            _ => None,
+        };
+        [
+            self.plans.get(&subject.plan),
+            country,
+            subject.region.and_then(|region| self.regions.get(region)),
+            self.connections.get(subject.connection),
+            Some(&self.everything),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+impl Rules {
+    /// Arranges rules; of two of one id either counts.
+    #[must_use]
+    pub fn new(mut rules: Vec<MarkupRule>) -> Self {
+        rules.sort_unstable_by_key(|rule| std::cmp::Reverse(rule.id));
+        let mut arranged = Self::default();
+        for (index, rule) in rules.iter().enumerate() {
+            let shelf = match (rule.scope.tenant, &rule.scope.tier) {
+                (Some(tenant), _) => arranged.of_tenants.entry(tenant).or_default(),
+                (None, Some(tier)) => arranged.of_tiers.entry(tier.clone()).or_default(),
+                (None, None) => &mut arranged.of_everybody,
+            };
+            shelf.place(&rule.scope).push(index);
+        }
+        arranged.tiers = rules.iter().filter_map(|rule| rule.scope.tier.clone()).collect();
+        arranged.newest_first = rules;
+        arranged
+    }
+
+    /// The rule that prices the subject: the one that [`choose`] would take.
+    #[must_use]
+    pub fn choose(&self, subject: &Subject<'_>) -> Option<&MarkupRule> {
+        let fits = |rule: &&MarkupRule| rule.currency == subject.currency && rule.scope.covers(subject);
+        let of = |place: &Vec<usize>| place.iter().filter_map(|index| self.newest_first.get(*index)).find(fits);
+        [
+            self.of_tenants.get(&subject.tenant),
+            subject.tier.and_then(|tier| self.of_tiers.get(tier)),
+            Some(&self.of_everybody),
+        ]
+        .into_iter()
+        .flatten()
+        .find_map(|shelf| shelf.places(subject).find_map(of))
+    }
+
+    /// Whether prices of this tenant may differ from those of others in its tier.
+    #[must_use]
+    pub fn name_tenant(&self, tenant: TenantId) -> bool {
+        self.of_tenants.contains_key(&tenant)
+    }
+
+    /// Whether prices of this tier may differ from those of tenants without one.
+    #[must_use]
+    pub fn name_tier(&self, tier: &str) -> bool {
+        self.tiers.contains(tier)
+    }
+}
+
+/// What an offer is sold for, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferPrice<'a> {
+    /// Every step of it.
+    pub priced: Priced,
+    /// The rule.
+    pub rule: &'a MarkupRule,
+    /// The rate, where cost and price have different currencies.
+    pub rate: Option<&'a Rate>,
+}
+
+/// Why an offer has no price.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unpriced {
+    /// No rule covers it.
+    NoRule,
+    /// It cannot be computed.
+    Error(PricingError),
+}
+
+/// Prices an offer of the subject's connection by the rules, into the currency of the rates.
+///
+/// # Errors
+/// [`Unpriced`].
+pub fn price_offer<'a>(
+    cost: &Cost,
+    subject: &Subject<'_>,
+    rules: &'a Rules,
+    rates: &'a Rates,
+) -> Result<OfferPrice<'a>, Unpriced> {
+    let rule = rules.choose(subject).ok_or(Unpriced::NoRule)?;
+    let is_foreign = !cost.currency.eq_ignore_ascii_case(rates.to().code());
+    let rate = rates.from(&cost.currency).filter(|_| is_foreign);
+    let priced = price(cost, rate, &rule.markup, rates.to()).map_err(Unpriced::Error)?;
+    Ok(OfferPrice { priced, rule, rate })
 }
 
 /// A price and every step to it, so that it can be explained.
@@ -618,6 +800,110 @@ mod tests {
             rules.retain(|rule| rule.id.uuid().as_u128() != winner);
         }
         assert_eq!(chosen(&rules, &["FR"], Some("gold")), None);
+    }
+
+    #[test]
+    fn rates_that_hold_tell_until_when() {
+        let from = |minutes: i64, text: &str, from: &str, to: &str| Rate {
+            valid_from: START.plus_millis(minutes * 60_000),
+            ..rate(text, from, to)
+        };
+        let rates = [
+            from(0, "1.1", "EUR", "USD"),
+            from(10, "1.2", "EUR", "USD"),
+            from(20, "1.3", "GBP", "USD"),
+            from(5, "0.9", "USD", "EUR"),
+        ];
+        let at = |minutes: i64| Rates::at(&rates, Currency::USD, START.plus_millis(minutes * 60_000));
+        let minute = |minutes: i64| Some(START.plus_millis(minutes * 60_000));
+        assert_eq!((at(-1).from("EUR"), at(-1).until()), (None, minute(0)));
+        assert_eq!((at(0).from("eur"), at(0).until()), (Some(&rates[0]), minute(10)));
+        assert_eq!((at(10).from("EUR"), at(10).from("GBP"), at(10).until()), (Some(&rates[1]), None, minute(20)));
+        assert_eq!((at(20).from("GBP"), at(20).until()), (Some(&rates[2]), None));
+        assert_eq!(Rates::at(&[], Currency::USD, START).until(), None);
+    }
+
+    #[test]
+    fn an_offer_is_priced_by_its_rule_or_tells_why_not() {
+        let rates = Rates::at(&[rate("1.1", "EUR", "USD")], Currency::USD, START);
+        let countries = ["FR".to_owned()];
+        let subject = Subject {
+            connection: "airalo",
+            region: None,
+            countries: &countries,
+            plan: PlanId::new(id(70)),
+            tier: None,
+            tenant: TenantId::new(id(80)),
+            currency: Currency::USD,
+        };
+        let dear = MarkupScope { connection: named("airalo"), ..MarkupScope::default() };
+        let dear = MarkupRule { markup: percent(5_000), ..rule(1, dear) };
+        let rules = Rules::new(vec![dear.clone(), rule(2, MarkupScope::default())]);
+        let euros = |text| Cost::parse(text, "EUR").unwrap();
+        let sold = price_offer(&euros("2"), &subject, &rules, &rates).unwrap();
+        assert_eq!((sold.priced.price.minor(), sold.rule, sold.rate.is_some()), (330, &dear, true));
+        let dollars = Cost::parse("2", "usd").unwrap();
+        let sold = price_offer(&dollars, &subject, &rules, &rates).unwrap();
+        assert_eq!((sold.priced.price.minor(), sold.rate), (300, None));
+        assert_eq!(price_offer(&dollars, &subject, &Rules::default(), &rates), Err(Unpriced::NoRule));
+        let pounds = Cost::parse("2", "GBP").unwrap();
+        assert_eq!(price_offer(&pounds, &subject, &rules, &rates), Err(Unpriced::Error(PricingError::NoRate)));
+    }
+
+    fn scopes() -> impl Strategy<Value = MarkupScope> {
+        let name = |names: &'static [&'static str]| {
+            proptest::option::of(proptest::sample::select(names).prop_map(str::to_owned))
+        };
+        let number = || proptest::option::of(1..3_u128);
+        (
+            name(&["airalo", "tgt"]),
+            name(&["Europe", "Asia"]),
+            name(&["FR", "DE"]),
+            number(),
+            name(&["gold", "new"]),
+            number(),
+        )
+            .prop_map(|(connection, region, country, plan, tier, tenant)| MarkupScope {
+                connection,
+                region,
+                country,
+                plan: plan.map(|plan| PlanId::new(id(plan))),
+                tier,
+                tenant: tenant.map(|tenant| TenantId::new(id(tenant))),
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn arranged_rules_choose_alike(
+            rules in proptest::collection::vec((scopes(), 0..2_u8), 0..12), scope in scopes(), is_local: bool,
+        ) {
+            let in_currency = |other: u8| if other == 0 { Currency::USD } else { currency("EUR") };
+            let rules: Vec<_> = (1..).zip(rules).map(|(number, (scope, other))| MarkupRule {
+                currency: in_currency(other), ..rule(number, scope)
+            }).collect();
+            let countries = if is_local { vec!["FR".to_owned()] } else { vec!["DE".to_owned(), "FR".to_owned()] };
+            let tenant = scope.tenant.unwrap_or(TenantId::new(id(9)));
+            let subject = Subject {
+                connection: scope.connection.as_deref().unwrap_or("tsim"),
+                region: scope.region.as_deref(),
+                countries: &countries,
+                plan: scope.plan.unwrap_or(PlanId::new(id(9))),
+                tier: scope.tier.as_deref(),
+                tenant,
+                currency: Currency::USD,
+            };
+            let arranged = Rules::new(rules.clone());
+            prop_assert_eq!(arranged.choose(&subject), choose(&rules, &subject));
+            // Who is named by no rule pays what everybody pays.
+            let anybody = Subject { tenant: TenantId::new(id(99)), ..subject };
+            if !arranged.name_tenant(tenant) {
+                prop_assert_eq!(arranged.choose(&subject), arranged.choose(&anybody));
+            }
+            if subject.tier.is_some_and(|tier| !arranged.name_tier(tier)) {
+                prop_assert_eq!(arranged.choose(&subject), arranged.choose(&Subject { tier: None, ..subject }));
+            }
+        }
     }
 
     #[test]

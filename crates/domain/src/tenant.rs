@@ -25,6 +25,61 @@ words! {
     }
 }
 
+/// The most characters of a tier's name.
+const LONGEST_TIER: usize = 40;
+
+/// The name of a group of tenants who buy at the same prices: 1 to 40 lower-case letters, digits and inner hyphens. It
+/// lies in place, so that whoever may come in can be remembered by copy.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tier {
+    bytes: [u8; LONGEST_TIER],
+    length: u8,
+}
+
+/// The text is no name of a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidTier;
+
+impl Tier {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.bytes.get(..usize::from(self.length)).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or("")
+    }
+}
+
+impl std::str::FromStr for Tier {
+    type Err = InvalidTier;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTier> {
+        let letter = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let given = text.as_bytes();
+        let fits = given.iter().all(|byte| letter(byte) || *byte == b'-')
+            && given.first().is_some_and(letter)
+            && given.last().is_some_and(letter);
+        let mut bytes = [0; LONGEST_TIER];
+        match (bytes.get_mut(..given.len()), u8::try_from(given.len())) {
+            (Some(place), Ok(length)) if fits => {
+                place.copy_from_slice(given);
+                Ok(Self { bytes, length })
+            }
+            _ => Err(InvalidTier),
+        }
+    }
+}
+
+impl std::fmt::Debug for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tier({:?})", self.as_str())
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 words! {
     /// What an API key may do. A user's login may do all of it.
     pub enum Permission {
@@ -266,6 +321,17 @@ mod tests {
         }
         for text in ["www", "api", "admin", "mail"] {
             assert_eq!(check_subdomain(text), Err(SubdomainFault::Reserved), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_tier_is_a_word() {
+        for text in ["gold", "a", "tier-2", &"a".repeat(40)] {
+            let tier: Tier = text.parse().unwrap();
+            assert_eq!(tier.as_str(), text);
+        }
+        for text in ["", "Gold", "-a", "a-", "a b", "ä", &"a".repeat(41), &"a".repeat(300)] {
+            assert_eq!(text.parse::<Tier>(), Err(InvalidTier), "{text}");
         }
     }
 
