@@ -159,6 +159,7 @@ impl Filling {
             max_total: None,
             traveller: Traveller { email: bought.email, reference: Some(bought.reference), ..Traveller::default() },
             key: Some(bought.key),
+            quotes: None,
             sandbox_in_live: true,
         })
     }

@@ -47,6 +47,8 @@ pub enum CheckoutRefusal {
     NotAllowed(NotAllowed),
     /// The idempotency key was used with another body.
     IdempotencyKeyReused,
+    /// A price that rules make was worked out of what is not so any more: work it out again.
+    QuoteOutdated,
     /// These lines (0-based) name a plan that cannot be bought.
     PlanUnavailable(Vec<usize>),
     /// Dearer than the caller's `maxTotal`.

@@ -67,6 +67,8 @@ codes! {
     PaymentMethodUnavailable = 409 "payment_method_unavailable",
     /// Proofs belong to bank transfers.
     NotABankTransfer = 409 "not_a_bank_transfer",
+    /// The plan does not live from offers.
+    PlanHasNoOffers = 409 "plan_has_no_offers",
     /// Somebody decided this before.
     AlreadyDecided = 409 "already_decided",
     /// The order has no unknown placement.

@@ -3,8 +3,9 @@
 use crate::audit::{self, Act};
 use crate::ledger::lock_existing;
 use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, collect, refuse, row};
+use crate::tenant::read_tier;
 use domain::id::{ApiKeyId, OperatorId, SessionId, TenantId, UserId};
-use domain::tenant::{Actor, Mode, NotAllowed, Permission, Permissions, Scope, TenantStatus};
+use domain::tenant::{Actor, Mode, NotAllowed, Permission, Permissions, Scope, TenantStatus, Tier};
 use domain::time::Timestamp;
 use domain::words;
 use std::convert::Infallible;
@@ -168,6 +169,8 @@ pub struct Access {
     pub status: TenantStatus,
     /// The tenant's billing currency.
     pub currency: domain::money::Currency,
+    /// The group whose prices the tenant buys at.
+    pub tier: Option<Tier>,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
 }
@@ -179,7 +182,7 @@ pub struct Access {
 pub fn user_session(snapshot: &mut dyn Snapshot, id: SessionId) -> Result<Option<Access>, Fault> {
     row(
         snapshot,
-        "select s.subject_id, s.tenant_id, s.mode, s.expires_at, t.status, t.currency
+        "select s.subject_id, s.tenant_id, s.mode, s.expires_at, t.status, t.currency, t.tier
          from sessions s join tenants t on t.id = s.tenant_id where s.id = $1 and s.ended_at is null",
         &[id.as_bytes().into()],
         |row| {
@@ -190,7 +193,8 @@ pub fn user_session(snapshot: &mut dyn Snapshot, id: SessionId) -> Result<Option
                 permissions: Permissions::ALL,
             };
             let expires_at = Some(Timestamp::from_millis(row.int(3)?));
-            Ok(Access { scope, status: row.text(4)?.parse()?, currency: row.text(5)?.parse()?, expires_at })
+            let (status, currency) = (row.text(4)?.parse()?, row.text(5)?.parse()?);
+            Ok(Access { scope, status, currency, tier: read_tier(row.opt_text(6)?)?, expires_at })
         },
     )
 }
@@ -216,7 +220,7 @@ pub fn operator_session(snapshot: &mut dyn Snapshot, id: SessionId) -> Result<Op
 pub fn api_key_by_secret(snapshot: &mut dyn Snapshot, secret_hash: &[u8; 32]) -> Result<Option<Access>, Fault> {
     row(
         snapshot,
-        "select k.id, k.tenant_id, k.mode, k.permissions, t.status, t.currency
+        "select k.id, k.tenant_id, k.mode, k.permissions, t.status, t.currency, t.tier
          from api_keys k join tenants t on t.id = k.tenant_id where k.secret_hash = $1 and k.revoked_at is null",
         &[secret_hash.into()],
         |row| {
@@ -226,7 +230,8 @@ pub fn api_key_by_secret(snapshot: &mut dyn Snapshot, secret_hash: &[u8; 32]) ->
                 actor: Actor::Key(ApiKeyId::from_slice(row.bytes(0)?)?),
                 permissions: permissions(row.text(3)?)?,
             };
-            Ok(Access { scope, status: row.text(4)?.parse()?, currency: row.text(5)?.parse()?, expires_at: None })
+            let (status, currency) = (row.text(4)?.parse()?, row.text(5)?.parse()?);
+            Ok(Access { scope, status, currency, tier: read_tier(row.opt_text(6)?)?, expires_at: None })
         },
     )
 }

@@ -5,14 +5,18 @@ use crate::esim;
 use crate::ledger::write_listed;
 use crate::order::{Order, Traveller};
 use crate::port::{Decision, Event, Fault, KeyHash, Needs, Remembered, Snapshot, Tx, refuse, row};
+use crate::pricing::read_version;
+use crate::tenant::read_tier;
 use crate::{job, ledger, order};
+use domain::catalogue::CONNECTIONS;
 use domain::checkout::{CheckoutRefusal, Line, decide};
-use domain::id::{CheckoutId, EntryId, OrderId, PlanId};
+use domain::id::{CheckoutId, EntryId, OrderId, PlanId, TenantId};
 use domain::job::{JobKind, JobState};
 use domain::ledger::Movement;
 use domain::money::Money;
 use domain::order::{OrderStatus, order_number};
-use domain::tenant::{Mode, Scope};
+use domain::tenant::{Mode, Scope, TenantStatus, Tier};
+use domain::time::Timestamp;
 
 /// A checkout as it was asked for, validated.
 #[derive(Debug, Clone)]
@@ -29,6 +33,33 @@ pub struct Checkout {
     pub key: Option<(KeyHash, [u8; 16])>,
     /// Whether live mode may buy from the sandbox.
     pub sandbox_in_live: bool,
+    /// What the plans in it that live from offers cost.
+    pub quotes: Option<Quotes>,
+}
+
+/// Prices that were worked out before the transaction, each with what it follows from: they are charged if that is still
+/// so at the commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quotes {
+    /// The version of what prices follow from ([`crate::pricing::version`]).
+    pub version: i64,
+    /// The tier they are for.
+    pub tier: Option<Tier>,
+    /// The first moment at which they are not right any more.
+    pub valid_until: Option<Timestamp>,
+    /// The plans.
+    pub plans: Vec<Quote>,
+}
+
+/// The price of one plan that lives from offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// The plan.
+    pub plan: PlanId,
+    /// Its revision.
+    pub revision: i64,
+    /// What one costs; `None` where it is not on sale.
+    pub unit_price: Option<Money>,
 }
 
 /// What a checkout made.
@@ -54,6 +85,8 @@ struct Offered {
     price: Option<Money>,
     /// The upstream whose lane its job stands in.
     lane: String,
+    /// The plan's revision, where its price must be quoted.
+    quoted_at: Option<i64>,
 }
 
 /// Whether a plan of `provider` is offered in `mode`: test sees only the sandbox, live only where allowed.
@@ -65,30 +98,46 @@ pub fn is_offered(provider: &str, mode: Mode, sandbox_in_live: bool) -> bool {
     }
 }
 
-/// What rules price has no price in its row, and is not sold at it.
-const OFFERED: &str = "select name, price, currency, provider from plans \
-     where id = $1 and withdrawn_at is null and priced_by = 'operator'";
+const OFFERED: &str =
+    "select name, price, currency, provider, revision from plans where id = $1 and withdrawn_at is null";
+
+/// What quotes follow from, beside the plans.
+const TERMS: &str = "select settings.value, tenants.tier from settings, tenants \
+     where settings.name = 'pricing_version' and tenants.id = $1";
 
 impl Checkout {
     /// What [`place_orders`] will need.
     #[must_use]
     pub fn needs(&self) -> Needs {
         let needs = Needs::credit(self.scope.tenant, self.scope.mode).key(self.key.map(|(key, _)| key));
-        self.items.iter().fold(needs, |needs, (plan, _)| needs.read(OFFERED, &[plan.as_bytes().into()]))
+        let needs = self.items.iter().fold(needs, |needs, (plan, _)| needs.read(OFFERED, &[plan.as_bytes().into()]));
+        match self.quotes {
+            None => needs,
+            Some(_) => needs.read(TERMS, &[self.scope.tenant.as_bytes().into()]),
+        }
     }
 }
 
 fn offered(tx: &mut dyn Tx, checkout: &Checkout, plan: PlanId) -> Result<Offered, Fault> {
     let offered = row(tx, OFFERED, &[plan.as_bytes().into()], |row| {
         let price = Money::new(row.int(1)?, row.text(2)?.parse()?);
-        let sold = is_offered(row.text(3)?, checkout.scope.mode, checkout.sandbox_in_live);
-        Ok(Offered {
-            name: row.text(0)?.to_owned(),
-            price: sold.then_some(price),
-            lane: job::lane_of(row.text(3)?).to_owned(),
-        })
+        let provider = row.text(3)?;
+        let sold = is_offered(provider, checkout.scope.mode, checkout.sandbox_in_live);
+        // What lies in the row of a plan that rules price says nothing.
+        let quoted_at = if sold && provider == CONNECTIONS { Some(row.int(4)?) } else { None };
+        let price = (sold && quoted_at.is_none()).then_some(price);
+        Ok(Offered { name: row.text(0)?.to_owned(), price, lane: job::lane_of(provider).to_owned(), quoted_at })
     })?;
-    Ok(offered.unwrap_or(Offered { name: String::new(), price: None, lane: String::new() }))
+    Ok(offered.unwrap_or(Offered { name: String::new(), price: None, lane: String::new(), quoted_at: None }))
+}
+
+/// Whether the quotes follow from what is so in this transaction.
+fn are_right(tx: &mut dyn Tx, quotes: &Quotes, tenant: TenantId) -> Result<bool, Fault> {
+    let now = row(tx, TERMS, &[tenant.as_bytes().into()], |row| {
+        Ok((read_version(row.text(0)?)?, read_tier(row.opt_text(1)?)?))
+    })?;
+    let in_time = quotes.valid_until.is_none_or(|until| tx.now() < until);
+    Ok(now == Some((quotes.version, quotes.tier)) && in_time)
 }
 
 /// Pays a basket and makes its orders.
@@ -112,10 +161,24 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
             Ok(()) => CheckoutRefusal::IdempotencyKeyReused,
         });
     }
+    let mut quotes = None;
     let mut lines = Vec::with_capacity(checkout.items.len());
     let mut plans = Vec::with_capacity(checkout.items.len());
     for (plan, quantity) in &checkout.items {
-        let Offered { name, price, lane } = offered(tx, checkout, *plan)?;
+        let Offered { name, mut price, lane, quoted_at } = offered(tx, checkout, *plan)?;
+        if let Some(revision) = quoted_at {
+            if quotes.is_none() {
+                quotes = match &checkout.quotes {
+                    Some(given) if are_right(tx, given, scope.tenant)? => Some(given.plans.as_slice()),
+                    _ => None,
+                };
+            }
+            let quote = quotes.and_then(|quotes| quotes.iter().find(|quote| quote.plan == *plan));
+            match quote.filter(|quote| quote.revision == revision) {
+                Some(quote) => price = quote.unit_price,
+                None => return outdated(locked.status),
+            }
+        }
         let unit_price = price.filter(|price| price.currency() == locked.head.balance.currency());
         lines.push(Line { quantity: *quantity, unit_price });
         plans.push((name, lane));
@@ -161,6 +224,14 @@ pub fn place_orders(tx: &mut dyn Tx, checkout: &Checkout) -> Decision<Placed, Ch
         tx.remember(key, Remembered { body_hash, result: id.uuid(), count })?;
     }
     Ok(Placed { checkout: id, orders, total: priced.total, credit_balance: locked.head.balance, replayed: false })
+}
+
+/// Whoever may not buy hears that, and nothing of prices.
+fn outdated<T>(status: TenantStatus) -> Decision<T, CheckoutRefusal> {
+    refuse(match status.may_change() {
+        Err(refusal) => CheckoutRefusal::NotAllowed(refusal),
+        Ok(()) => CheckoutRefusal::QuoteOutdated,
+    })
 }
 
 fn insert(tx: &mut dyn Tx, order: &Order, lane: &str) -> Result<(), Fault> {

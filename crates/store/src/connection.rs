@@ -3,6 +3,7 @@
 
 use crate::audit::{self, Act};
 use crate::port::{Decision, Event, Fault, Lock, Row, Snapshot, Tx, collect, refuse, row};
+use crate::pricing::Change;
 use domain::connection::Provider;
 use domain::id::ConnectionId;
 use domain::offer::Cost;
@@ -174,17 +175,17 @@ pub fn set_enabled(
     id: ConnectionId,
     enabled: bool,
 ) -> Decision<Connection, ConnectionRefusal> {
-    tx.lock(Lock::Audit)?;
+    let change = Change::begin(tx)?;
     let before = must_find(tx, id)?;
     if before.enabled == enabled {
         return refuse(ConnectionRefusal::AlreadyDecided);
     }
     tx.change("update connections set enabled = $1 where id = $2", &[enabled.into(), id.as_bytes().into()])?;
+    // What it offers comes on sale with it, or goes.
+    change.end(tx)?;
     let action = if enabled { "connection.enabled" } else { "connection.disabled" };
     audit::write(tx, act, action, &id.to_string(), &before.name, None)?;
     tx.after_commit(Event::ConnectionsChanged);
-    // What it offers comes on sale with it, or goes.
-    tx.after_commit(Event::PlansChanged);
     Ok(Connection { enabled, ..before })
 }
 

@@ -9,6 +9,7 @@ const SQLITE: &[&str] = &[
     include_str!("../migrations/sqlite/0004_upstream_names.sql"),
     include_str!("../migrations/sqlite/0005_connections.sql"),
     include_str!("../migrations/sqlite/0006_catalogue.sql"),
+    include_str!("../migrations/sqlite/0007_pricing.sql"),
     include_str!("../migrations/sqlite/0008_lanes.sql"),
 ];
 

@@ -49,6 +49,8 @@ const TABLES: &[Table] = &[
     table("audit_reasons", &["audit_id"]),
     table("idempotency_keys", &["result_id"]),
     table("connections", &["id"]),
+    table("rates", &["currency_from", "currency_to", "valid_from"]),
+    table("markup_rules", &["id"]),
     table("notices", &["id"]),
     table("secret_keys", &["purpose", "version"]),
     table("early_iccids", &["tenant_id", "mode", "iccid", "order_id"]),
@@ -258,7 +260,7 @@ fn compare(
 fn move_settings(source: &Connection, link: &mut Link) -> Result<(), OpenError> {
     let reading = |error: rusqlite::Error| failed("settings cannot be read", &error);
     let mut statement = source
-        .prepare("select name, value from settings where name in ('audit_head', 'plans_revision')")
+        .prepare("select name, value from settings where name in ('audit_head', 'plans_revision', 'pricing_version')")
         .map_err(reading)?;
     let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)));
     for row in rows.map_err(reading)? {

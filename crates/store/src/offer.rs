@@ -639,6 +639,42 @@ pub fn of_plans(snapshot: &mut dyn Snapshot, plans: &[PlanId]) -> Result<Vec<Sto
     Ok(found)
 }
 
+const LIVE: &str = "select plan_id, connection, upstream_plan_id, cost_units, cost_decimals, cost_currency from offers \
+     where withdrawn_at is null and held = 0 and plan_id in ({keys}) order by plan_id, connection, upstream_plan_id";
+
+/// What an offer that can be bought costs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveOffer {
+    /// The plan it belongs to.
+    pub plan: PlanId,
+    /// Through which connection it is bought.
+    pub connection: String,
+    /// The upstream's id of it.
+    pub upstream_plan_id: String,
+    /// What one costs.
+    pub cost: Cost,
+}
+
+/// The offers of these plans that can be bought, whether their connections sell or not; those of one plan by connection
+/// and id.
+///
+/// # Errors
+/// [`Fault`].
+pub fn live_of_plans(snapshot: &mut dyn Snapshot, plans: &[PlanId]) -> Result<Vec<LiveOffer>, Fault> {
+    let keys: Vec<Value<'_>> = plans.iter().map(|plan| plan.as_bytes().into()).collect();
+    let mut found = Vec::with_capacity(plans.len());
+    rows_of(snapshot, LIVE, &[], &keys, &mut |row| {
+        found.push(LiveOffer {
+            plan: PlanId::from_slice(row.bytes(0)?)?,
+            connection: row.text(1)?.to_owned(),
+            upstream_plan_id: row.text(2)?.to_owned(),
+            cost: cost(row, 3)?,
+        });
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// What happened to an offer, and when: that is in its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OfferChange {

@@ -3,6 +3,7 @@
 use crate::audit::{self, Act};
 use crate::checkout::is_offered;
 use crate::port::{Decision, Event, Fault, Lock, Row, Snapshot, Tx, Value, collect, refuse, row, rows_of};
+use domain::catalogue::CONNECTIONS;
 use domain::id::PlanId;
 use domain::money::{Currency, Money};
 use domain::plan::{Network, Plan, PricedBy, WithdrawnBy};
@@ -144,8 +145,10 @@ pub fn import(tx: &mut dyn Tx, act: Option<&Act>, plans: &[Plan]) -> Decision<Im
 pub enum PlanRefusal {
     /// There is no such plan.
     NotFound,
-    /// It was withdrawn before.
+    /// It is so already.
     AlreadyDecided,
+    /// It does not live from offers, so no rule can price it.
+    HasNoOffers,
 }
 
 /// Sets a plan's price, also instead of the rules'; orders keep the price they were sold at.
@@ -175,6 +178,32 @@ pub fn set_price(tx: &mut dyn Tx, act: &Act, id: PlanId, price: Money) -> Decisi
     let detail = format!("{before} -> {price} {}", price.currency());
     audit::write(tx, act, "plan.priced", &id.to_string(), &detail, None)?;
     tx.after_commit(Event::PlansChanged);
+    Ok(Listed { plan: Plan { price, ..listed.plan }, priced_by, revision, ..listed })
+}
+
+/// Gives a plan's price back to the rules.
+///
+/// # Errors
+/// [`PlanRefusal`].
+pub fn price_by_rules(tx: &mut dyn Tx, act: &Act, id: PlanId) -> Decision<Listed, PlanRefusal> {
+    let mut revisions = Revisions::begin(tx)?;
+    let Some(listed) = find(tx, id)? else { return refuse(PlanRefusal::NotFound) };
+    if listed.plan.provider != CONNECTIONS {
+        return refuse(PlanRefusal::HasNoOffers);
+    }
+    if listed.priced_by == PricedBy::Rules {
+        return refuse(PlanRefusal::AlreadyDecided);
+    }
+    let (priced_by, revision) = (PricedBy::Rules, revisions.next());
+    tx.change(
+        "update plans set price = 0, priced_by = $1, revision = $2 where id = $3",
+        &[priced_by.word().into(), revision.into(), id.as_bytes().into()],
+    )?;
+    revisions.end(tx)?;
+    let detail = format!("{} {} -> rules", listed.plan.price, listed.plan.price.currency());
+    audit::write(tx, act, "plan.priced_by_rules", &id.to_string(), &detail, None)?;
+    tx.after_commit(Event::PlansChanged);
+    let price = Money::zero(listed.plan.price.currency());
     Ok(Listed { plan: Plan { price, ..listed.plan }, priced_by, revision, ..listed })
 }
 

@@ -270,6 +270,8 @@ pub enum Lock {
     Registration,
     /// Change plans or offers. Whoever needs the audit log's lock, too, takes this one first.
     Plans,
+    /// Change what prices follow from. It comes after that of the plans, and before that of the audit log.
+    Pricing,
 }
 
 /// A value that outlives the call it was made for.

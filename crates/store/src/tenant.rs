@@ -6,7 +6,7 @@ use crate::port::{Decision, Event, Fault, KeyHash, Lock, Remembered, Row, Snapsh
 use domain::id::{EntryId, TenantId, UserId};
 use domain::ledger::Movement;
 use domain::money::{Currency, Money};
-use domain::tenant::{Mode, TenantStatus};
+use domain::tenant::{Mode, TenantStatus, Tier};
 
 /// A partner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Tenant {
     pub status: TenantStatus,
     /// Its billing currency.
     pub currency: Currency,
+    /// The group whose prices it buys at.
+    pub tier: Option<Tier>,
 }
 
 /// A registration, validated, its password hashed.
@@ -241,7 +243,30 @@ pub fn set_credit_limit(tx: &mut dyn Tx, act: &Act, id: TenantId, limit: Money) 
     Ok(tenant)
 }
 
-const TENANT: &str = "id, number, name, subdomain, contact_email, status, currency from tenants";
+/// Puts a tenant into a tier, or into none: from then on it buys at the prices of the rules for that.
+///
+/// # Errors
+/// [`TenantRefusal::NotFound`].
+pub fn set_tier(tx: &mut dyn Tx, act: &Act, id: TenantId, tier: Option<Tier>) -> Decision<Tenant, TenantRefusal> {
+    // One operator after the other: the record names the tier before.
+    tx.lock(Lock::Audit)?;
+    let Some(tenant) = find(tx, id)? else { return refuse(TenantRefusal::NotFound) };
+    tx.change(
+        "update tenants set tier = $1 where id = $2",
+        &[tier.as_ref().map(Tier::as_str).into(), id.as_bytes().into()],
+    )?;
+    let word = |tier: Option<Tier>| tier.map_or_else(|| "none".to_owned(), |tier| tier.to_string());
+    let detail = format!("{} -> {}", word(tenant.tier), word(tier));
+    audit::write(tx, act, "tenant.tier", &id.to_string(), &detail, None)?;
+    tx.after_commit(Event::AccessChanged);
+    Ok(Tenant { tier, ..tenant })
+}
+
+pub(crate) fn read_tier(text: Option<&str>) -> Result<Option<Tier>, Fault> {
+    text.map(str::parse).transpose().map_err(|_| Fault::Bug("malformed tier in the database".to_owned()))
+}
+
+const TENANT: &str = "id, number, name, subdomain, contact_email, status, currency, tier from tenants";
 
 fn tenant(row: &dyn Row) -> Result<Tenant, Fault> {
     Ok(Tenant {
@@ -252,6 +277,7 @@ fn tenant(row: &dyn Row) -> Result<Tenant, Fault> {
         contact_email: row.text(4)?.to_owned(),
         status: row.text(5)?.parse()?,
         currency: row.text(6)?.parse()?,
+        tier: read_tier(row.opt_text(7)?)?,
     })
 }
 

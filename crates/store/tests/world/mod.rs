@@ -383,6 +383,7 @@ pub fn checkout(tenant: TenantId, mode: Mode, items: &[(PlanId, u32)]) -> Checko
         max_total: None,
         traveller: Traveller::default(),
         key: None,
+        quotes: None,
         sandbox_in_live: false,
     }
 }
