@@ -32,6 +32,8 @@ pub enum Kind {
     PositiveMoney,
     /// An amount of either sign, not zero.
     SignedMoney,
+    /// A plain decimal number, zero or more, with at most so many decimals; read by its text.
+    Decimal(usize),
     /// Yes or no.
     Flag,
     /// One word of a vocabulary.
@@ -118,6 +120,15 @@ impl Values {
     pub fn money(&self, name: &str, currency: Currency) -> Option<Money> {
         match self.0.get(name) {
             Some(Value::Number(number)) => Money::parse(&number.to_string(), currency).ok(),
+            _ => None,
+        }
+    }
+
+    /// The text of a decimal number.
+    #[must_use]
+    pub fn decimal(&self, name: &str) -> Option<String> {
+        match self.0.get(name) {
+            Some(Value::Number(number)) => Some(number.to_string()),
             _ => None,
         }
     }
@@ -234,7 +245,9 @@ pub fn check_query(
         }
         let value = match fields.iter().find(|field| field.name == name).map(|field| field.kind) {
             // A number in a query is a text that must read as one.
-            Some(Kind::Integer(..) | Kind::Money | Kind::PositiveMoney | Kind::SignedMoney) if !text.is_empty() => {
+            Some(Kind::Integer(..) | Kind::Decimal(_) | Kind::Money | Kind::PositiveMoney | Kind::SignedMoney)
+                if !text.is_empty() =>
+            {
                 match text.parse::<serde_json::Number>() {
                     Ok(number) => Value::Number(number),
                     Err(_) => Value::String(text.into_owned()),
@@ -251,6 +264,8 @@ pub fn check_query(
     if check.faults.is_empty() { Ok(Values(values)) } else { Err(check.faults) }
 }
 
+/// The most digits before the point of a decimal number.
+const MOST_DIGITS: usize = 15;
 /// The most faults of one answer.
 const MOST_FAULTS: usize = 100;
 /// The most characters of a fault's path: an unknown field may have a name of any length.
@@ -299,12 +314,13 @@ impl Check {
             (Kind::Money | Kind::PositiveMoney | Kind::SignedMoney, Value::Number(number)) => {
                 self.money(path, kind, number)
             }
+            (Kind::Decimal(most), Value::Number(number)) => self.decimal(path, most, number),
             (Kind::Flag, Value::Bool(flag)) => Some(Value::Bool(flag)),
             (Kind::Flag, Value::String(_)) => {
                 self.fault(path, "malformed", "must be true or false");
                 None
             }
-            (Kind::Integer(..) | Kind::Money | Kind::PositiveMoney | Kind::SignedMoney, _) => {
+            (Kind::Integer(..) | Kind::Decimal(_) | Kind::Money | Kind::PositiveMoney | Kind::SignedMoney, _) => {
                 self.fault(path, "wrong_type", "must be a number");
                 None
             }
@@ -328,6 +344,24 @@ impl Check {
                 None
             }
         }
+    }
+
+    fn decimal(&mut self, path: &str, most: usize, number: serde_json::Number) -> Option<Value> {
+        let text = number.to_string();
+        let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+        let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if text.starts_with('-') {
+            self.fault(path, "out_of_range", "must not be negative");
+        } else if !digits(whole) || !digits(fraction) {
+            self.fault(path, "malformed", "must be a plain decimal number such as 1.0842");
+        } else if fraction.trim_end_matches('0').len() > most {
+            self.fault(path, "too_many_decimals", format!("has more than {most} decimals"));
+        } else if whole.len() > MOST_DIGITS {
+            self.fault(path, "out_of_range", "is absurdly large");
+        } else {
+            return Some(Value::Number(number));
+        }
+        None
     }
 
     fn integer(&mut self, path: &str, least: i64, most: i64, number: &serde_json::Number) -> Option<Value> {
@@ -450,6 +484,7 @@ fn text_fault(kind: Kind, text: &str) -> Option<TextFault> {
             || text.chars().any(|letter| letter.is_lowercase()))
         .then(|| ("not_in_list", "must be an ISO 3166-1 alpha-2 country code in capitals".to_owned())),
         Kind::Integer(..)
+        | Kind::Decimal(_)
         | Kind::Money
         | Kind::PositiveMoney
         | Kind::SignedMoney
@@ -527,7 +562,7 @@ fn kind_schema(kind: Kind) -> Value {
         Kind::Subdomain => json!({"type": "string", "pattern": "^[a-z0-9][a-z0-9-]{1,38}[a-z0-9]$"}),
         Kind::Phone => json!({"type": "string", "pattern": "^[0-9 +().-]{5,40}$"}),
         Kind::Integer(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
-        Kind::Money => json!({"type": "number", "minimum": 0}),
+        Kind::Decimal(_) | Kind::Money => json!({"type": "number", "minimum": 0}),
         Kind::PositiveMoney => json!({"type": "number", "exclusiveMinimum": 0}),
         Kind::SignedMoney => json!({"type": "number"}),
         Kind::Flag => json!({"type": "boolean"}),
@@ -694,6 +729,29 @@ mod tests {
                 "emial unknown_field",
             ]
         );
+    }
+
+    #[test]
+    fn decimal_numbers_are_read_by_their_text() {
+        const RATE: &[Field] = &[required("rate", Kind::Decimal(4), "")];
+        let read = |text: &str| {
+            let body = read_json(format!(r#"{{"rate": {text}}}"#).as_bytes()).unwrap();
+            check(RATE, body, Currency::USD)
+                .map(|values| values.decimal("rate").unwrap())
+                .map_err(|faults| faults[0].code)
+        };
+        for text in ["1.0842", "0", "1.50000", "150"] {
+            assert_eq!(read(text), Ok(text.to_owned()));
+        }
+        for (text, code) in [
+            ("1.00001", "too_many_decimals"),
+            ("-1", "out_of_range"),
+            ("1e2", "malformed"),
+            ("1234567890123456", "out_of_range"),
+            (r#""1.5""#, "wrong_type"),
+        ] {
+            assert_eq!(read(text), Err(code), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod answer;
 pub mod api;
 pub mod backup;
 pub mod call;
+pub mod catalogue;
 pub mod clock;
 pub mod config;
 pub mod data_dir;

@@ -39,6 +39,8 @@ pub struct Metrics {
     jobs_open: Gauge,
     jobs_dead: Gauge,
     waiters: Gauge,
+    plans: Gauge,
+    price_lists: Gauge,
 }
 
 impl Default for Metrics {
@@ -55,7 +57,10 @@ impl Default for Metrics {
         registry.register("jobs_open", "Jobs waiting or being worked on", jobs_open.clone());
         registry.register("jobs_dead", "Jobs that wait for the operator", jobs_dead.clone());
         registry.register("orders_waited_for", "Orders somebody waits for", waiters.clone());
-        Self { registry, requests, seconds, upstream, jobs_open, jobs_dead, waiters }
+        let (plans, price_lists) = (Gauge::default(), Gauge::default());
+        registry.register("plans_on_sale", "Plans in the catalogue in memory", plans.clone());
+        registry.register("price_lists", "Price lists kept ready", price_lists.clone());
+        Self { registry, requests, seconds, upstream, jobs_open, jobs_dead, waiters, plans, price_lists }
     }
 }
 
@@ -73,10 +78,13 @@ impl Metrics {
 
     /// The text Prometheus reads.
     #[must_use]
-    pub fn text(&self, jobs: (i64, i64), waiters: usize) -> String {
+    pub fn text(&self, jobs: (i64, i64), waiters: usize, plans: usize, price_lists: usize) -> String {
+        let count = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
         self.jobs_open.set(jobs.0);
         self.jobs_dead.set(jobs.1);
-        self.waiters.set(i64::try_from(waiters).unwrap_or(i64::MAX));
+        self.waiters.set(count(waiters));
+        self.plans.set(count(plans));
+        self.price_lists.set(count(price_lists));
         let mut text = String::new();
         if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             tracing::error!(%error, "the metrics could not be written");

@@ -83,6 +83,7 @@ impl Node {
             entrance: Entrance::new(store.clone(), Arc::clone(&keyring)),
             limits: RateLimits::new(&config.limits, config.rate_limit.is_on()),
             waiters: Arc::new(Waiters::default()),
+            catalogue: Default::default(),
             price_lists: Default::default(),
             metrics: Default::default(),
             config,
@@ -122,7 +123,7 @@ impl Node {
                     Event::OrderChanged(order) => platform.waiters.changed(*order),
                     Event::Appended(_) => appended += 1,
                     Event::AccessChanged => platform.entrance.access_changed(),
-                    Event::PlansChanged => platform.price_lists.changed(),
+                    Event::PlansChanged => platform.catalogue.changed(),
                     Event::ConnectionsChanged => changed.notify_one(),
                 }
             }
@@ -134,6 +135,7 @@ impl Node {
         self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), bells)));
         self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
         self.tasks.push(tokio::spawn(workers::connections::run(platform(), connections_changed)));
+        self.tasks.push(tokio::spawn(workers::catalogue::run(platform())));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
         if self.platform.store.is_shared() {
             self.tasks.push(tokio::spawn(workers::neighbours::run(platform())));

@@ -1,5 +1,6 @@
 //! All that requests and workers share.
 
+use crate::catalogue::Catalogue;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, MasterKey};
 use crate::entrance::Entrance;
@@ -39,6 +40,8 @@ pub struct Platform {
     pub limits: RateLimits,
     /// Who waits for orders.
     pub waiters: Arc<Waiters>,
+    /// The plans on sale, and what their prices follow from.
+    pub catalogue: Catalogue,
     /// The price lists.
     pub price_lists: PriceLists,
     /// The sandbox's world, for the operator.

@@ -402,6 +402,15 @@ static TABLE: &[Route] = &[
     )
     .body(operator::tenants::CREDIT_LIMIT_BODY)
     .answers(200, data::<operator::tenants::OneTenant>()),
+    route(
+        "PUT",
+        "/api/operator/tenants/{tenantId}/tier",
+        "Operator: tenants",
+        "Set the tier, whose prices it buys at",
+        operates!(operator::tenants::set_tier),
+    )
+    .body(operator::tenants::TIER_BODY)
+    .answers(200, data::<operator::tenants::OneTenant>()),
     route("GET", "/api/operator/plans", "Operator: plans", "Plans, oldest first", operates!(operator::plans::list))
         .query(operator::plans::QUERY)
         .answers(200, data::<operator::plans::PlanList<'static>>()),
@@ -418,6 +427,24 @@ static TABLE: &[Route] = &[
     .body(operator::plans::PRICE_BODY)
     .answers(200, data::<operator::plans::OnePlan<'static>>()),
     route(
+        "DELETE",
+        "/api/operator/plans/{planId}/price",
+        "Operator: plans",
+        "Give the price back to the rules",
+        operates!(operator::plans::give_price_back),
+    )
+    .answers(200, data::<operator::plans::OnePlan<'static>>())
+    .refuses(&[Code::AlreadyDecided, Code::PlanHasNoOffers]),
+    route(
+        "GET",
+        "/api/operator/plans/{planId}/explain",
+        "Operator: plans",
+        "How its price comes about, for a tenant",
+        operates!(operator::explain::get),
+    )
+    .query(operator::explain::QUERY)
+    .answers(200, data::<operator::explain::Explained>()),
+    route(
         "POST",
         "/api/operator/plans/{planId}/withdraw",
         "Operator: plans",
@@ -427,6 +454,38 @@ static TABLE: &[Route] = &[
     .body(&[])
     .answers(200, data::<operator::plans::OnePlan<'static>>())
     .refuses(&[Code::AlreadyDecided]),
+    route("GET", "/api/operator/rates", "Operator: pricing", "Rates, latest first", operates!(operator::rates::list))
+        .query(operator::rates::QUERY)
+        .answers(200, data::<operator::rates::RateList>()),
+    route("POST", "/api/operator/rates", "Operator: pricing", "Set a rate", operates!(operator::rates::set))
+        .body(operator::rates::BODY)
+        .answers(201, data::<operator::rates::OneRate>()),
+    route(
+        "GET",
+        "/api/operator/markup-rules",
+        "Operator: pricing",
+        "Markup rules, newest first",
+        operates!(operator::markup_rules::list),
+    )
+    .query(operator::markup_rules::QUERY)
+    .answers(200, data::<operator::markup_rules::RuleList>()),
+    route(
+        "POST",
+        "/api/operator/markup-rules",
+        "Operator: pricing",
+        "Make a markup rule",
+        operates!(operator::markup_rules::create),
+    )
+    .body(operator::markup_rules::BODY)
+    .answers(201, data::<operator::markup_rules::OneRule>()),
+    route(
+        "DELETE",
+        "/api/operator/markup-rules/{ruleId}",
+        "Operator: pricing",
+        "End a markup rule",
+        operates!(operator::markup_rules::end),
+    )
+    .answers(200, data::<operator::markup_rules::OneRule>()),
     route(
         "GET",
         "/api/operator/connections",

@@ -1,13 +1,11 @@
 //! The plans on sale.
 
 use crate::audit::{self, Act};
-use crate::checkout::is_offered;
 use crate::port::{Decision, Event, Fault, Lock, Row, Snapshot, Tx, Value, collect, refuse, row, rows_of};
 use domain::catalogue::CONNECTIONS;
 use domain::id::PlanId;
 use domain::money::{Currency, Money};
 use domain::plan::{Network, Plan, PricedBy, WithdrawnBy};
-use domain::tenant::Mode;
 use domain::time::Timestamp;
 
 /// A plan with what only the operator sees.
@@ -378,23 +376,6 @@ pub fn list(snapshot: &mut dyn Snapshot, cursor: Option<PlanId>, limit: u32) -> 
     let after = cursor.map_or_else(uuid::Uuid::nil, PlanId::uuid);
     let sql = format!("select {PLAN} where id > $1 order by id limit $2");
     collect(snapshot, &sql, &[after.as_bytes().into(), limit.into()], listed)
-}
-
-/// The plans on sale in a mode, oldest first; those that rules price are left out, for they have no price here.
-///
-/// # Errors
-/// [`Fault`].
-pub fn on_sale(
-    snapshot: &mut dyn Snapshot,
-    mode: Mode,
-    currency: Currency,
-    sandbox_in_live: bool,
-) -> Result<Vec<Plan>, Fault> {
-    let sql =
-        format!("select {PLAN} where withdrawn_at is null and priced_by = 'operator' and currency = $1 order by id");
-    let plans = collect(snapshot, &sql, &[currency.code().into()], listed)?;
-    let offered = |plan: &Plan| is_offered(&plan.provider, mode, sandbox_in_live);
-    Ok(plans.into_iter().map(|listed| listed.plan).filter(offered).collect())
 }
 
 /// Changes with every change of the plans on a shared database; nothing on an embedded one, whose process knows.

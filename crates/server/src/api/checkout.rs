@@ -3,16 +3,21 @@
 use super::orders::{OrderView, settled, wait};
 use crate::answer::Answer;
 use crate::call::TenantCall;
+use crate::catalogue::{Buyer, Edition};
 use crate::fields::{Field, Kind, Values, optional, required};
 use crate::json::{Amount, Id};
 use crate::problem::{Code, FieldFault, Problem};
 use domain::checkout::{CheckoutRefusal, MOST_ESIMS, MOST_LINES, MOST_PER_LINE};
+use domain::id::PlanId;
 use domain::money::Money;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::json;
-use store::checkout::{Checkout, place_orders};
+use std::sync::Arc;
+use store::checkout::{Checkout, Placed, place_orders};
 use store::order::{Order, Traveller};
+use store::port::Failure;
+use store::tenant;
 
 const ITEM: Kind = Kind::Object(&[
     required("planId", Kind::Id, "The plan to buy."),
@@ -62,8 +67,7 @@ pub struct CheckedOut<'a> {
 /// A [`Problem`].
 pub async fn post(call: TenantCall) -> Result<Answer, Problem> {
     let limit = wait(&call);
-    let checkout = read(&call)?;
-    let placed = call.platform.store.write_needing(checkout.needs(), move |tx| place_orders(tx, &checkout)).await?;
+    let placed = place(&call, read(&call)?).await?;
     let answer = if limit.is_zero() {
         let refunded = Money::zero(placed.total.currency());
         render(&call, placed.checkout.uuid(), &placed.orders, placed.total, refunded, placed.credit_balance)?
@@ -84,6 +88,40 @@ pub async fn post(call: TenantCall) -> Result<Answer, Problem> {
         return Ok(answer.replayed(replayed));
     };
     Ok(answer.replayed(placed.replayed))
+}
+
+/// How often prices that live from offers are worked out for one checkout.
+const MOST_QUOTES: u32 = 3;
+
+/// Buys, at the prices of the moment of the commit: those that were worked out before it are looked at again in the
+/// transaction, and worked out anew where they are not right any more.
+async fn place(call: &TenantCall, mut checkout: Checkout) -> Result<Placed, Problem> {
+    let platform = &call.platform;
+    let mut buyer = Buyer::new(&call.access, platform.sandbox_in_live());
+    let quotes = |edition: &Edition, buyer: &Buyer, items: &[(PlanId, u32)]| {
+        edition.quotes(buyer, platform.clock.now(), items.iter().map(|(plan, _)| *plan))
+    };
+    // However old it is: most plans and terms have not changed since.
+    checkout.quotes = platform.catalogue.latest().and_then(|edition| quotes(&edition, &buyer, &checkout.items));
+    let mut checkout = Arc::new(checkout);
+    let mut tries = 1;
+    loop {
+        let wish = Arc::clone(&checkout);
+        let placed = platform.store.write_needing(checkout.needs(), move |tx| place_orders(tx, &wish)).await;
+        match placed {
+            Err(Failure::Refused(CheckoutRefusal::QuoteOutdated)) if tries < MOST_QUOTES => {}
+            other => return Ok(other?),
+        }
+        tries += 1;
+        platform.catalogue.changed();
+        let edition = platform.catalogue.current(&platform.store, platform.clock.now()).await?;
+        let tenant = buyer.tenant;
+        let tenant = platform.store.read(move |snapshot| tenant::find(snapshot, tenant)).await?;
+        buyer.tier = tenant.ok_or_else(Problem::internal)?.tier;
+        let mut anew = Arc::unwrap_or_clone(checkout);
+        anew.quotes = quotes(&edition, &buyer, &anew.items);
+        checkout = Arc::new(anew);
+    }
 }
 
 fn render(

@@ -2,9 +2,10 @@
 
 use crate::answer::Answer;
 use crate::call::{TenantCall, cursor_text};
+use crate::catalogue::{Buyer, PricedPlan};
 use crate::fields::{Field, Kind, optional};
 use crate::json::{Amount, Id};
-use crate::price_list::PriceList;
+use crate::price_list::{PriceList, envelope};
 use crate::problem::Problem;
 use domain::id::PlanId;
 use domain::plan::{Plan, PlanFilter, PlanType};
@@ -114,10 +115,10 @@ pub const QUERY: &[Field] = &[
 /// # Errors
 /// A [`Problem`].
 pub async fn list(call: TenantCall) -> Result<Answer, Problem> {
-    let scope = call.scope();
     let currency = call.access.currency;
     let platform = &call.platform;
-    let list = platform.price_lists.get(&platform.store, scope.mode, currency, platform.sandbox_in_live()).await?;
+    let buyer = Buyer::new(&call.access, platform.sandbox_in_live());
+    let list = platform.price_lists.get(&platform.store, &platform.catalogue, &buyer, platform.clock.now()).await?;
     let filter = PlanFilter {
         country: call.query.string("country"),
         region: call.query.text("region").map(str::to_lowercase),
@@ -136,15 +137,16 @@ pub async fn list(call: TenantCall) -> Result<Answer, Problem> {
     let mut fitting = list
         .plans
         .iter()
-        .filter(|plan| cursor.is_none_or(|cursor| plan.id > cursor))
-        .filter(|plan| fits(plan, &filter));
-    let page: Vec<&Plan> = fitting.by_ref().take(limit.unwrap_or(usize::MAX)).collect();
+        .filter(|priced| cursor.is_none_or(|cursor| priced.on_sale.plan.id > cursor))
+        .filter(|priced| fits(priced, &filter));
+    let page: Vec<&PricedPlan> = fitting.by_ref().take(limit.unwrap_or(usize::MAX)).collect();
     let more = fitting.next().is_some();
-    let last = page.last().filter(|_| more).map(|plan| cursor_text(plan.id.uuid()));
-    let data =
-        AvailablePlans { plans: page.into_iter().map(PlanView::new).collect(), next_cursor: limit.map(|_| last) };
-    Ok(Answer::json(200, "Available plans", &data))
+    let last = page.last().filter(|_| more).map(|priced| cursor_text(priced.on_sale.plan.id.uuid()));
+    let json = envelope(page.iter().copied(), limit.map(|_| last.as_deref()));
+    Ok(Answer::bytes(200, JSON, json.into()))
 }
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 fn whole(call: &TenantCall, list: &Arc<PriceList>) -> Answer {
     let known = call.header("if-none-match");
@@ -153,15 +155,14 @@ fn whole(call: &TenantCall, list: &Arc<PriceList>) -> Answer {
         tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == list.etag
     });
     if matches {
-        let mut answer = Answer::bytes(304, HeaderValue::from_static("application/json"), bytes::Bytes::new());
+        let mut answer = Answer::bytes(304, JSON, bytes::Bytes::new());
         answer.headers.clear();
         return caching(answer, list);
     }
-    let json = HeaderValue::from_static("application/json");
-    if accepts_gzip(call.header("accept-encoding")) {
-        caching(Answer::bytes(200, json, list.gzip.clone()), list).with_header("content-encoding", "gzip")
-    } else {
-        caching(Answer::bytes(200, json, list.json.clone()), list)
+    let gzip = if accepts_gzip(call.header("accept-encoding")) { list.gzip() } else { None };
+    match gzip {
+        Some(gzip) => caching(Answer::bytes(200, JSON, gzip), list).with_header("content-encoding", "gzip"),
+        None => caching(Answer::bytes(200, JSON, list.json()), list),
     }
 }
 
@@ -182,7 +183,8 @@ fn accepts_gzip(header: &str) -> bool {
     })
 }
 
-fn fits(plan: &Plan, filter: &PlanFilter) -> bool {
+fn fits(priced: &PricedPlan, filter: &PlanFilter) -> bool {
+    let plan = &priced.on_sale.plan;
     let contains = |text: &str, part: &str| text.to_lowercase().contains(part);
     filter.country.as_ref().is_none_or(|country| plan.countries.contains(country))
         && filter
@@ -191,7 +193,7 @@ fn fits(plan: &Plan, filter: &PlanFilter) -> bool {
             .is_none_or(|region| plan.region.as_ref().is_some_and(|found| found.to_lowercase() == *region))
         && filter.plan_type.is_none_or(|plan_type| plan.plan_type == plan_type)
         && filter.min_data_mb.is_none_or(|least| plan.data_mb.is_none_or(|data| data >= least))
-        && filter.max_price.is_none_or(|most| plan.price.minor() <= most.minor())
+        && filter.max_price.is_none_or(|most| priced.price.minor() <= most.minor())
         && filter.days.is_none_or(|days| plan.validity_days >= days)
         && filter.unlimited.is_none_or(|unlimited| plan.unlimited == unlimited)
         && filter.query.as_ref().is_none_or(|query| {

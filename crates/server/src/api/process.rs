@@ -42,7 +42,9 @@ pub async fn readyz(call: Call) -> Result<Answer, Problem> {
 /// A [`Problem`].
 pub async fn metrics(call: Call) -> Result<Answer, Problem> {
     let jobs = call.platform.store.read(store::job::counts).await?;
-    let text = call.platform.metrics.text(jobs, call.platform.waiters.count());
+    let platform = &call.platform;
+    let plans = platform.catalogue.latest().map_or(0, |edition| edition.plans());
+    let text = platform.metrics.text(jobs, platform.waiters.count(), plans, platform.price_lists.count());
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(Answer::bytes(200, kind, text.into()))
 }

@@ -3,12 +3,15 @@
 pub mod account;
 pub mod audit_log;
 pub mod connections;
+pub mod explain;
 pub mod inquiries;
 pub mod jobs;
 pub mod ledger;
+pub mod markup_rules;
 pub mod notices;
 pub mod orders;
 pub mod plans;
+pub mod rates;
 pub mod sandbox;
 pub mod tenants;
 pub mod top_ups;

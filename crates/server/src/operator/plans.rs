@@ -24,6 +24,8 @@ pub struct ListedView<'a> {
     provider: &'a str,
     upstream_plan_id: &'a str,
     withdrawn_at: Option<Time>,
+    /// operator, or rules: then the price differs from tenant to tenant, and `price` is 0.
+    priced_by: &'static str,
 }
 
 impl<'a> ListedView<'a> {
@@ -33,6 +35,7 @@ impl<'a> ListedView<'a> {
             provider: &listed.plan.provider,
             upstream_plan_id: &listed.plan.upstream_plan_id,
             withdrawn_at: listed.withdrawn_at.map(Time),
+            priced_by: listed.priced_by.word(),
         }
     }
 }
@@ -191,6 +194,17 @@ pub async fn set_price(call: OperatorCall) -> Result<Answer, Problem> {
     let act = call.act.clone();
     let listed = call.platform.store.write(move |tx| plan::set_price(tx, &act, id, price)).await?;
     Ok(Answer::json(200, "Price set", &OnePlan { plan: ListedView::new(&listed) }))
+}
+
+/// `DELETE plans/{planId}/price`: rules price it again.
+///
+/// # Errors
+/// A [`Problem`].
+pub async fn give_price_back(call: OperatorCall) -> Result<Answer, Problem> {
+    let id: PlanId = call.id("planId")?;
+    let act = call.act.clone();
+    let listed = call.platform.store.write(move |tx| plan::price_by_rules(tx, &act, id)).await?;
+    Ok(Answer::json(200, "Rules price it", &OnePlan { plan: ListedView::new(&listed) }))
 }
 
 /// `POST plans/{planId}/withdraw`.

@@ -8,7 +8,7 @@ use crate::fields::{Field, Kind, optional, required};
 use crate::json::{Amount, Id, Time};
 use crate::problem::{Code, Problem};
 use domain::id::TenantId;
-use domain::tenant::{Mode, TenantStatus};
+use domain::tenant::{Mode, TenantStatus, Tier};
 use schemars::JsonSchema;
 use serde::Serialize;
 use store::tenant::{self, Tenant, TenantRefusal};
@@ -25,6 +25,8 @@ pub struct TenantView {
     contact_email: String,
     status: &'static str,
     currency: &'static str,
+    /// The group whose prices it buys at.
+    tier: Option<String>,
     credit_balance: Amount,
     credit_limit: Amount,
     test_credit_balance: Amount,
@@ -59,6 +61,7 @@ async fn view(call: &OperatorCall, tenant: Tenant) -> Result<TenantView, Problem
         number: tenant.number,
         status: tenant.status.word(),
         currency: tenant.currency.code(),
+        tier: tenant.tier.map(|tier| tier.to_string()),
         credit_balance: Amount(live.head.balance),
         credit_limit: Amount(live.limit),
         test_credit_balance: Amount(test.head.balance),
@@ -180,6 +183,35 @@ pub async fn adjust(call: OperatorCall) -> Result<Answer, Problem> {
 async fn currency_of(call: &OperatorCall, id: TenantId) -> Result<domain::money::Currency, Problem> {
     let tenant = call.platform.store.read(move |snapshot| tenant::find(snapshot, id)).await?;
     Ok(tenant.ok_or_else(Problem::not_found)?.currency)
+}
+
+/// The body of a tier.
+pub const TIER_BODY: &[Field] = &[optional(
+    "tier",
+    Kind::Text(1, 40),
+    "Lower-case letters, digits, inner hyphens; left out, the tenant is in no tier.",
+)];
+
+/// `PUT tenants/{tenantId}/tier`: from then on it buys at the prices of that tier's rules.
+///
+/// # Errors
+/// A [`Problem`].
+pub async fn set_tier(call: OperatorCall) -> Result<Answer, Problem> {
+    let id: TenantId = call.id("tenantId")?;
+    let tier = tier(&call)?;
+    let act = call.act.clone();
+    let tenant = call.platform.store.write(move |tx| tenant::set_tier(tx, &act, id, tier)).await?;
+    one(&call, "Tier set", tenant).await
+}
+
+/// The tier in a body, where there is one.
+///
+/// # Errors
+/// 422 for what is no name of a tier.
+pub(super) fn tier(call: &OperatorCall) -> Result<Option<Tier>, Problem> {
+    let malformed =
+        |_| Problem::field("tier", "malformed", "must be 1 to 40 lower-case letters, digits and inner hyphens");
+    call.body.text("tier").map(str::parse).transpose().map_err(malformed)
 }
 
 /// The body of a credit limit.

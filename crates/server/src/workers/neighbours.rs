@@ -31,7 +31,7 @@ async fn look(platform: &Platform, plans: &mut Option<String>) -> Result<(), Fau
     let version = platform.store.read(plan::version).await?;
     if version != *plans {
         *plans = version;
-        platform.price_lists.changed();
+        platform.catalogue.changed();
     }
     platform.upstreams.reload(platform).await?;
     for orders in platform.waiters.orders().chunks(MOST_LOOKED_AT) {

@@ -21,6 +21,7 @@ mod invariants;
 mod operator;
 mod orders;
 mod plans;
+mod pricing;
 mod process;
 mod sandbox;
 mod strangers;

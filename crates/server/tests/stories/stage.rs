@@ -289,6 +289,11 @@ impl Stage {
         self.up().await;
     }
 
+    /// What the running server shares.
+    pub fn platform(&self) -> &Arc<server::platform::Platform> {
+        self.app.as_ref().expect("a running server").platform()
+    }
+
     /// Returns when no job is due and nobody works on one, so that time may pass.
     pub async fn quiet(&self) {
         let platform = self.app.as_ref().expect("a running server").platform();
