@@ -36,7 +36,11 @@ fn read_head(received: &[u8]) -> Outcome<Option<Head>> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim())
     });
-    let body_length = length.ok_or("an answer without a content length")?.parse()?;
+    let body_length = match length {
+        // It never has a body.
+        None if status == 304 => 0,
+        length => length.ok_or("an answer without a content length")?.parse()?,
+    };
     Ok(Some(Head { status, body_begins: end + 4, body_length }))
 }
 

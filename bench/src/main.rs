@@ -13,6 +13,7 @@ mod growth;
 mod history;
 mod load;
 mod pgbench;
+mod price_list;
 mod random;
 mod request;
 mod server_process;
@@ -83,6 +84,16 @@ enum Command {
     /// Whether anything becomes slower as the orders of months lie there: fills a platform with each of these numbers of
     /// orders (about 10,000 a second), and measures its requests, its memory and its start.
     Growth(growth::Steps),
+    /// What the price list of a large catalogue costs.
+    PriceList(price_list::Catalogue),
+    /// Fills the catalogue of that.
+    #[command(hide = true)]
+    FillCatalogue {
+        /// Where its data is to lie.
+        data: PathBuf,
+        /// How many plans.
+        plans: u32,
+    },
     /// Fills the platform of such a step.
     #[command(hide = true)]
     Fill {
@@ -102,6 +113,8 @@ fn main() -> ExitCode {
     let outcome = match &cli.command {
         Some(Command::Serve { data, tenants, seed }) => serving::serve(data, *tenants, *seed).map(|()| Vec::new()),
         Some(Command::Growth(steps)) => growth::measure(&cli, steps),
+        Some(Command::PriceList(catalogue)) => price_list::measure(&cli, catalogue),
+        Some(Command::FillCatalogue { data, plans }) => price_list::fill(data, *plans).map(|()| Vec::new()),
         Some(Command::Fill { data, tenants, seed, orders }) => {
             let history = history::History { seed: *seed, tenants: *tenants };
             growth::fill(data, history, *orders).map(|()| Vec::new())
