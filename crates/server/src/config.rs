@@ -75,6 +75,8 @@ pub struct Config {
     pub operator: Operator,
     /// Workers.
     pub fulfilment: Fulfilment,
+    /// Which offer an order goes to.
+    pub routing: Routing,
     /// How PostgreSQL is used.
     pub postgres: Postgres,
     /// Stored answers.
@@ -308,6 +310,14 @@ pub struct Fulfilment {
     pub max_attempts: u32,
     /// Hours until the operator is asked about what may be sold.
     pub patience_hours: u32,
+}
+
+/// Which offer an order goes to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Routing {
+    /// The least margin an order is placed with, hundredths of a percent of its price.
+    pub least_margin_basis_points: i64,
 }
 
 /// Stored answers.

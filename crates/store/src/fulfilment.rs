@@ -7,6 +7,7 @@ use crate::index::{Key, Kind};
 use crate::ledger::{self, lock_existing, write, write_listed};
 use crate::order::{self, Order, timeline_entry};
 use crate::port::{Decision, Event, Fault, Needs, Row, Snapshot, Tx, collect, refuse, row};
+use domain::catalogue::CONNECTIONS;
 use domain::esim::{EsimEvent, EsimState};
 use domain::fulfilment::{
     Cancellation, Capabilities, LookUp, Outcome, Patience, PlacementState, Profile, Progress, Ruling, Step,
@@ -16,11 +17,21 @@ use domain::id::{EntryId, EsimId, JobId, OrderId, TenantId};
 use domain::job::{JobKind, JobState, retry_at};
 use domain::ledger::Movement;
 use domain::money::Money;
+use domain::offer::Cost;
 use domain::order::{OrderStatus, Tally, of_reference, placement_reference, status};
 use domain::tenant::Mode;
 use domain::time::Timestamp;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+
+/// What an upstream asks for one eSIM: a note for the operator, no movement of money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitCost {
+    /// In the upstream's currency and precision.
+    pub asked: Cost,
+    /// In the order's currency, at the rate of the moment it was routed, rounded up.
+    pub converted: Money,
+}
 
 /// One purchase under one reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +48,8 @@ pub struct Placement {
     pub upstream_order: Option<String>,
     /// How many eSIMs it asks for.
     pub quantity: u32,
+    /// What one of them costs us there, where it is told.
+    pub cost: Option<UnitCost>,
     /// Where it is.
     pub progress: Progress,
     /// What the upstream said, oldest first: JSON objects `{at, call, answer}` of one line each.
@@ -187,6 +200,10 @@ pub fn claim_jobs(
     }
     let mut leased = Vec::with_capacity(due.len());
     for Due { job, kind, order, content, fresh } in due {
+        if fresh && matches!(&content, Ok((_, provider, _)) if provider == CONNECTIONS) {
+            crate::routing::send_back(tx, job, now)?;
+            continue;
+        }
         let task = content.and_then(|(sold, provider, upstream_plan_id)| {
             let task = match kind {
                 JobKind::Fulfil if fresh => intend(tx, providers, order, &sold, &provider, &upstream_plan_id)?,
@@ -248,6 +265,7 @@ fn intend(
             upstream_plan_id: upstream_plan_id.to_owned(),
             upstream_order: None,
             quantity,
+            cost: None,
             progress: Progress { state, ..Progress::FRESH },
             answers: Vec::new(),
         };
@@ -258,11 +276,12 @@ fn intend(
     Ok(Task::Fulfil { placement, step: Step::Place })
 }
 
-fn insert_placement(tx: &mut dyn Tx, tenant: TenantId, placement: &Placement) -> Result<(), Fault> {
+pub(crate) fn insert_placement(tx: &mut dyn Tx, tenant: TenantId, placement: &Placement) -> Result<(), Fault> {
+    let cost = placement.cost.as_ref();
     tx.change(
         "insert into placements (order_id, k, tenant_id, provider, upstream_plan_id, quantity, state, not_found,
-             cannot_tell, failures, answers)
-         values ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, '')",
+             cannot_tell, failures, answers, cost_units, cost_decimals, cost_currency, cost)
+         values ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0, '', $8, $9, $10, $11)",
         &[
             placement.order.as_bytes().into(),
             placement.k.into(),
@@ -271,6 +290,10 @@ fn insert_placement(tx: &mut dyn Tx, tenant: TenantId, placement: &Placement) ->
             (&placement.upstream_plan_id).into(),
             placement.quantity.into(),
             placement.progress.state.word().into(),
+            cost.map(|cost| cost.asked.units).into(),
+            cost.map(|cost| cost.asked.decimals).into(),
+            cost.map(|cost| cost.asked.currency.as_str()).into(),
+            cost.map(|cost| cost.converted.minor()).into(),
         ],
     )?;
     Ok(())
@@ -485,13 +508,26 @@ fn follow(
             finish_or_go_on(tx, job, placement.order, None)
         }
         Ruling::Refuse { code, message } => {
-            finish_or_go_on(tx, job, placement.order, Some(format!("{code}: {message}")))
+            let failure = format!("{code}: {message}");
+            if crate::routing::may_go_elsewhere(tx, placement.order)? {
+                tx.change(
+                    "update orders set failure_reason = $1 where id = $2",
+                    &[(&failure).into(), placement.order.as_bytes().into()],
+                )?;
+                let now = tx.now();
+                return crate::routing::send_back(tx, job, now);
+            }
+            finish_or_go_on(tx, job, placement.order, Some(failure))
         }
         Ruling::Again(at) => {
             if progress.state != placement.progress.state {
                 note(tx, placement.order, progress.state.word(), None)?;
             }
-            reschedule(tx, job, JobState::Ready, at, None)
+            reschedule(tx, job, JobState::Ready, at, None)?;
+            if crate::routing::is_put_off(progress) && crate::routing::lives_from_offers(tx, placement.order)? {
+                crate::routing::send_back(tx, job, at)?;
+            }
+            Ok(())
         }
         Ruling::PlaceAgain => {
             place_again(tx, placement, idempotent_create)?;
@@ -579,7 +615,7 @@ fn deliver(
     Ok(delivered)
 }
 
-fn must_find(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<Order, Fault> {
+pub(crate) fn must_find(snapshot: &mut dyn Snapshot, order: OrderId) -> Result<Order, Fault> {
     order::find(snapshot, order)?.ok_or_else(|| Fault::Bug(format!("order {order} is not there")))
 }
 
@@ -1055,7 +1091,20 @@ pub fn refund_by_operator(
 }
 
 const PLACEMENT: &str = "order_id, k, provider, upstream_plan_id, quantity, state, unknown_since, not_found, \
-     cannot_tell, failures, answers, upstream_order from placements";
+     cannot_tell, failures, answers, upstream_order, cost_units, cost_decimals, cost_currency, cost, \
+     (select currency from orders where id = order_id) from placements";
+
+fn unit_cost(row: &dyn Row) -> Result<Option<UnitCost>, Fault> {
+    let (Some(units), Some(decimals)) = (row.opt_int(12)?, row.opt_int(13)?) else { return Ok(None) };
+    let (Some(asked_in), Some(converted), Some(currency)) = (row.opt_text(14)?, row.opt_int(15)?, row.opt_text(16)?)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(UnitCost {
+        asked: Cost { units, decimals: number(decimals)?, currency: asked_in.to_owned() },
+        converted: Money::new(converted, currency.parse()?),
+    }))
+}
 
 fn placement(row: &dyn Row) -> Result<Placement, Fault> {
     Ok(Placement {
@@ -1064,6 +1113,7 @@ fn placement(row: &dyn Row) -> Result<Placement, Fault> {
         provider: row.text(2)?.to_owned(),
         upstream_plan_id: row.text(3)?.to_owned(),
         quantity: number(row.int(4)?)?,
+        cost: unit_cost(row)?,
         progress: Progress {
             state: row.text(5)?.parse()?,
             unknown_since: row.opt_int(6)?.map(Timestamp::from_millis),

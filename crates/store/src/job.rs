@@ -3,6 +3,7 @@
 use crate::audit::{self, Act};
 use crate::fulfilment::placements;
 use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, collect, refuse, row};
+use domain::catalogue::CONNECTIONS;
 use domain::fulfilment::{PlacementState, Progress};
 use domain::id::{JobId, OrderId, TenantId};
 use domain::job::{JobKind, JobState};
@@ -47,9 +48,6 @@ fn job(row: &dyn Row) -> Result<Job, Fault> {
         upstream: row.text(8)?.to_owned(),
     })
 }
-
-/// The provider of plans that live from the offers of connections: each of their orders has to be routed.
-pub const CONNECTIONS: &str = "connections";
 
 /// The lane of a job that has not to be routed any more is called as its upstream.
 pub const TO_BE_ROUTED: &str = "";

@@ -17,7 +17,7 @@ use store::fulfilment::{
 };
 use store::job::{self, TO_BE_ROUTED};
 use store::port::{Decision, Failure, Fault, Needs, Tx};
-use store::routing::route_jobs;
+use store::routing::{Connections, Standing, Unsold, refuse_unsold, release, route_jobs};
 use tokio::sync::Notify;
 
 /// How long a job is held, milliseconds, unless the lease is renewed: so long after the end of a node, another one
@@ -37,12 +37,31 @@ const UPSTREAM_TIME: std::time::Duration = std::time::Duration::from_secs(90);
 const MOST_AT_ONCE: usize = 64;
 /// Jobs routed in one command.
 const MOST_ROUTED: u32 = 64;
+/// Orders routed once more in one command.
+const MOST_RELEASED: u32 = 200;
 /// Until jobs are taken up again that could not be, milliseconds.
 const AGAIN_MS: i64 = 1_000;
 
-/// The upstreams' capabilities, for the store.
+/// What the upstreams can do and how they stand, for the store; and the least margin an order is placed with.
 #[derive(Clone)]
-struct Able(Arc<Upstreams>);
+struct Able(Arc<Upstreams>, i64);
+
+impl Able {
+    fn new(platform: &Platform) -> Self {
+        Self(Arc::clone(&platform.upstreams), platform.config.routing.least_margin_basis_points)
+    }
+}
+
+impl Connections for Able {
+    fn standing(&self, connection: &str) -> Option<Standing> {
+        let connected = self.0.connected(connection).filter(|connected| connected.connection.enabled)?;
+        Some(Standing { priority: connected.connection.settings.priority, health: connected.gate.health() })
+    }
+
+    fn least_margin(&self) -> i64 {
+        self.1
+    }
+}
 
 impl Providers for Able {
     fn capabilities(&self, provider: &str) -> Option<Capabilities> {
@@ -137,18 +156,30 @@ fn look_again(platform: &Platform, next: Option<Timestamp>) -> Option<Timestamp>
 
 /// Sends jobs to the lanes of the upstreams that will be asked.
 async fn route(platform: Arc<Platform>, ready: Arc<Notify>) {
+    let able = Able::new(&platform);
     loop {
         let bell = ready.notified();
+        let known = able.clone();
         let routed = platform
             .store
-            .write_behind(Needs::default(), |tx| {
-                let routed = route_jobs(tx, MOST_ROUTED)?;
+            .write_behind(Needs::default(), move |tx| {
+                let routed = route_jobs(tx, &known, MOST_ROUTED)?;
                 Ok::<_, Failure<std::convert::Infallible>>((routed, job::next_due(tx, TO_BE_ROUTED)?))
             })
             .await;
         let next = match routed {
-            Ok((routed, _)) if routed == usize::try_from(MOST_ROUTED).unwrap_or(usize::MAX) => continue,
-            Ok((_, next)) => look_again(&platform, next),
+            Ok((routed, next)) => {
+                let ended = !routed.unsold.is_empty();
+                if end_unsold(&platform, routed.unsold).await {
+                    let full = routed.looked_at == usize::try_from(MOST_ROUTED).unwrap_or(usize::MAX);
+                    if full || ended {
+                        continue;
+                    }
+                    look_again(&platform, next)
+                } else {
+                    Some(platform.clock.now().plus_millis(AGAIN_MS))
+                }
+            }
             Err(failure) => {
                 tracing::error!(?failure, "no jobs could be routed");
                 Some(platform.clock.now().plus_millis(AGAIN_MS))
@@ -163,6 +194,29 @@ async fn route(platform: Arc<Platform>, ready: Arc<Notify>) {
     }
 }
 
+/// Gives the price of orders back that nobody sells any more. Returns whether all of them are ended.
+async fn end_unsold(platform: &Platform, unsold: Vec<Unsold>) -> bool {
+    for unsold in unsold {
+        let needs = Needs::credit(unsold.tenant, unsold.mode);
+        if let Err(failure) = platform.store.write_behind(needs, move |tx| refuse_unsold(tx, &unsold)).await {
+            tracing::error!(order = %unsold.order, ?failure, "an order that nobody sells could not be ended");
+            return false;
+        }
+    }
+    true
+}
+
+/// Lets orders that were never sent to this upstream go elsewhere.
+async fn let_go(platform: &Platform, upstream: &str) {
+    let name = upstream.to_owned();
+    let released = platform.store.write_behind(Needs::default(), move |tx| release(tx, &name, MOST_RELEASED)).await;
+    match released {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(upstream, count, "orders that wait for this upstream are routed once more"),
+        Err(failure) => tracing::warn!(upstream, ?failure, "orders could not be routed once more"),
+    }
+}
+
 /// The jobs of one upstream.
 struct Lane {
     upstream: String,
@@ -174,7 +228,7 @@ struct Lane {
 impl Lane {
     async fn run(self) {
         let Self { upstream, platform, ready, in_hand } = self;
-        let able = Able(Arc::clone(&platform.upstreams));
+        let able = Able::new(&platform);
         loop {
             // A connection that was changed has a gate of its own.
             let Some(gate) = platform.upstreams.gate(&upstream) else { return };
@@ -185,11 +239,15 @@ impl Lane {
                 place = gate.place() => place,
             };
             let Some(first) = first else { break };
+            if !platform.upstreams.sells(&upstream) {
+                let_go(&platform, &upstream).await;
+            }
             let limit = match gate.may_call() {
                 May::Yes => (gate.free() + 1).min(MOST_AT_ONCE),
                 May::Trial => 1,
                 May::No { until } => {
                     drop(first);
+                    let_go(&platform, &upstream).await;
                     tokio::select! {
                         biased;
                         () = platform.stopped() => break,

@@ -21,7 +21,7 @@ use store::fulfilment::{Heard, Leased, Providers, claim_jobs, record_answer};
 use store::order::{Order, Traveller};
 use store::port::{Decision, Fault, Snapshot, Tx};
 use store::postgres::{Postgres, Settings};
-use store::routing::route_jobs;
+use store::routing::{Connections, Standing, route_jobs};
 use store::sqlite::Sqlite;
 use store::tenant::{Registration, register};
 use store::{Now, OpenError, Store};
@@ -332,7 +332,8 @@ impl Providers for Upstreams {
 
 /// Takes up due jobs, in whichever lane they stand: those of the sandbox first.
 pub fn claim_any(tx: &mut dyn Tx, limit: u32, lease_ms: i64) -> Decision<Vec<Leased>, Infallible> {
-    route_jobs(tx, 1_000)?;
+    let routed = route_jobs(tx, &Upstreams, 1_000)?;
+    assert_eq!(routed.unsold, [], "every plan of these tests has a provider");
     let mut claimed = Vec::new();
     for upstream in [SANDBOX, IN_THREES] {
         let left = limit - u32::try_from(claimed.len()).unwrap();
@@ -347,6 +348,16 @@ pub fn claim_any(tx: &mut dyn Tx, limit: u32, lease_ms: i64) -> Decision<Vec<Lea
 pub fn next_due(snapshot: &mut dyn Snapshot) -> Result<Option<Timestamp>, Fault> {
     let lanes = ["", SANDBOX, IN_THREES].map(|lane| store::job::next_due(snapshot, lane));
     Ok(lanes.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().min())
+}
+
+impl Connections for Upstreams {
+    fn standing(&self, _: &str) -> Option<Standing> {
+        None
+    }
+
+    fn least_margin(&self) -> i64 {
+        0
+    }
 }
 
 /// A profile with this ICCID.
