@@ -5,10 +5,12 @@ use crate::answer::Answer;
 use crate::api::orders::{OrderView, filter, unknown_esims};
 use crate::call::{OperatorCall, cursor_text};
 use crate::fields::{Field, Kind, Values, optional, required};
-use crate::json::{Amount, Id, Time};
+use crate::json::{Amount, Decimal, Id, Time};
 use crate::problem::{Code, Problem};
+use domain::esim::EsimState;
 use domain::fulfilment::Profile;
 use domain::id::{EsimId, OrderId, TenantId};
+use domain::money::Money;
 use domain::tenant::Mode;
 use domain::time::Timestamp;
 use schemars::JsonSchema;
@@ -31,6 +33,11 @@ pub struct PlacementView {
     /// placing, waiting, accepted, unknown, done, refused or abandoned.
     state: &'static str,
     unknown_since: Option<Time>,
+    /// What one eSIM costs us there, in the upstream's currency and precision; null where it is not known.
+    unit_cost: Option<Decimal>,
+    unit_cost_currency: Option<String>,
+    /// The same in the order's currency, at the rate of the moment it was routed, rounded up.
+    unit_cost_converted: Option<Amount>,
     /// What the upstream said, raw, oldest first.
     answers: Vec<AnswerView>,
 }
@@ -46,7 +53,11 @@ pub struct AnswerView {
 
 impl PlacementView {
     fn new(placement: Placement) -> Self {
+        let cost = placement.cost.as_ref();
         Self {
+            unit_cost: cost.map(|cost| Decimal(cost.asked.clone())),
+            unit_cost_currency: cost.map(|cost| cost.asked.currency.clone()),
+            unit_cost_converted: cost.map(|cost| Amount(cost.converted)),
             reference: placement.reference(),
             state: placement.progress.state.word(),
             unknown_since: placement.progress.unknown_since.map(Time),
@@ -69,6 +80,20 @@ pub struct OperatorOrder<'a> {
     /// Not in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     placements: Option<Vec<PlacementView>>,
+    /// What is left of the order's price behind what its eSIMs cost us; only of one order, and null where a cost is not
+    /// known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    margin: Option<Option<Amount>>,
+}
+
+/// What is left of an order behind refunds and what its eSIMs cost; `None` where a cost is not known.
+fn margin(order: &Order, placements: &[Placement]) -> Option<Money> {
+    let kept = order.total().ok()?.minus(order.refunded).ok()?;
+    let mut sold = order.esims.iter().filter(|esim| esim.delivered_at.is_some() && esim.state != EsimState::Cancelled);
+    sold.try_fold(kept, |left, esim| {
+        let placement = placements.iter().find(|placement| placement.k == esim.placement)?;
+        left.minus(placement.cost.as_ref()?.converted).ok()
+    })
 }
 
 /// `data` with an order.
@@ -121,13 +146,14 @@ fn view<'a>(
     order: &'a Order,
     placements: Option<Vec<Placement>>,
 ) -> Result<OperatorOrder<'a>, Problem> {
+    let margin = placements.as_ref().map(|placements| margin(order, placements).map(Amount));
     let placements = placements.map(|list| list.into_iter().map(PlacementView::new).collect::<Vec<_>>());
     let tenant_id = Id(order.tenant.uuid());
     let order = match placements {
         None => OrderView::row(&call.platform, order)?,
         Some(_) => OrderView::whole(&call.platform, order)?,
     };
-    Ok(OperatorOrder { order, tenant_id, placements })
+    Ok(OperatorOrder { order, tenant_id, placements, margin })
 }
 
 async fn one(call: &OperatorCall, message: &str, id: OrderId) -> Result<Answer, Problem> {

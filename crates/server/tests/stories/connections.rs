@@ -3,6 +3,8 @@
 
 use crate::acts::{done, rows, string, the_ledger_is_clean};
 use crate::stage::{Caller, Stage};
+use domain::catalogue::{Sifted, diff};
+use domain::money::Currency;
 use domain::time::Timestamp;
 use providers::sandbox::DELIVERS;
 use providers::simulator::shop::{Shop, ShopOptions};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 use server::clock::Clock;
 use std::path::Path;
 use std::sync::Arc;
+use store::offer::{self, Source, apply_changes};
 
 const ACCOUNT: &str = "account-of-the-story";
 /// From sale to delivery.
@@ -75,6 +78,29 @@ impl Supplier {
         let path = format!("/api/operator/connections/{}", string(&made["connection"]["id"]));
         done(&operator.post(&format!("{path}/enable"), json!({})).await);
         path
+    }
+
+    /// Takes in all that it offers.
+    async fn sync(&self, stage: &Stage, name: &str) {
+        let platform = stage.platform();
+        let upstream = platform.upstreams.get(name).expect("a connection");
+        let fetched = upstream.offers(stage.clock.now()).await.meaning.expect("offers");
+        let connection = name.to_owned();
+        let known = platform.store.read(move |snapshot| offer::known(snapshot, &connection)).await.expect("offers");
+        let changes = diff(&known, &Sifted::new(fetched), true).expect("a list that is believed");
+        let siblings = vec!["first".to_owned(), "second".to_owned()];
+        for portion in changes.chunks(offer::PORTION) {
+            let source = Source { connection: name.to_owned(), siblings: siblings.clone(), currency: Currency::USD };
+            let portion = portion.to_vec();
+            platform.store.write(move |tx| apply_changes(tx, &source, &portion)).await.expect("changes");
+        }
+    }
+
+    /// Takes our money there away.
+    async fn broke(&self) {
+        let url = format!("http://{}/simulator/balance", self.simulator.address());
+        let request = self.client.post(url).header("content-type", "application/json").body(r#"{"cents": 0}"#);
+        assert!(request.send().await.expect("an answer").status().is_success());
     }
 
     /// What it sold.
@@ -302,4 +328,42 @@ async fn a_dead_upstream_holds_up_nobody_elses_orders() {
     };
     assert_eq!(arrived["status"], "completed");
     held.abort();
+}
+
+#[tokio::test]
+async fn an_order_goes_to_the_cheapest_connection_and_on_to_the_next_where_it_refuses() {
+    let stage = Stage::start().await;
+    let operator = stage.operator().await;
+    let partner = stage.partner_with("100").await;
+    let (first, second) = (Supplier::of(&stage, "tsim").await, Supplier::of(&stage, "tsim").await);
+    for (supplier, name) in [(&first, "first"), (&second, "second")] {
+        supplier.connected(&operator, name).await;
+        supplier.sync(&stage, name).await;
+    }
+    let rule = json!({"percent": 100, "fixed": 0, "rounding": "none"});
+    done(&operator.post("/api/operator/markup-rules", rule).await);
+    let listed = partner.get("/api/tenant/available-plans").await.ok(200);
+    let sold: Vec<Value> = rows(&listed).into_iter().filter(|plan| plan["price"] == json!(9)).collect();
+    // Both connections offer the special plans of the shop at 4.50, as one plan each; this one delivers.
+    let plan = sold.iter().find(|plan| plan["name"] == "Sandbox: delivers").expect("a plan of the connections");
+    let buy = async |quantity: u32| {
+        let body = json!({"items": [{"planId": plan["id"], "quantity": quantity}]});
+        let order = string(&partner.post("/api/tenant/orders/checkout", body).await.ok(201)["orders"][0]["id"]);
+        settled(&stage, &partner, &order).await
+    };
+    let order = buy(2).await;
+    assert_eq!(order["status"], "completed", "{order}");
+    let path = format!("/api/operator/orders/{}", string(&order["id"]));
+    let seen = operator.get(&path).await.ok(200)["order"].clone();
+    assert_eq!((&seen["placements"][0]["provider"], &seen["margin"]), (&json!("first"), &json!(9)), "{seen}");
+    assert_eq!(seen["placements"][0]["unitCost"].to_string(), "4.50");
+    // The first one has nothing left to sell it for.
+    first.broke().await;
+    let order = buy(1).await;
+    assert_eq!(order["status"], "completed", "{order}");
+    assert_eq!((first.sales().await.len(), second.sales().await.len()), (1, 1));
+    second.broke().await;
+    let order = buy(1).await;
+    assert_eq!((&order["status"], &order["refundedAmount"]), (&json!("failed"), &json!(9)), "{order}");
+    the_ledger_is_clean(&operator).await;
 }
