@@ -100,6 +100,8 @@ ids! {
     AuditId,
     /// An account at an upstream.
     ConnectionId,
+    /// Where our books and an upstream's view differ.
+    DifferenceId,
     /// Something an upstream told by itself.
     NoticeId,
     /// A rule of what is put on top of a cost.

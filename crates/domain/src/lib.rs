@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod order;
 pub mod plan;
 pub mod pricing;
+pub mod reconciliation;
 pub mod routing;
 pub mod tenant;
 pub mod time;

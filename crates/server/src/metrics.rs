@@ -29,6 +29,23 @@ pub struct UpstreamLabels {
     pub outcome: &'static str,
 }
 
+/// What is counted at the moment of the question.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// Jobs waiting or being worked on, and dead ones.
+    pub jobs: (i64, i64),
+    /// Orders somebody waits for.
+    pub waiters: usize,
+    /// Plans in the catalogue in memory.
+    pub plans: usize,
+    /// Price lists kept ready.
+    pub price_lists: usize,
+    /// Differences that are not settled.
+    pub differences: i64,
+    /// Connections with little left at their upstream.
+    pub low_balances: usize,
+}
+
 /// The process's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -41,6 +58,8 @@ pub struct Metrics {
     waiters: Gauge,
     plans: Gauge,
     price_lists: Gauge,
+    differences: Gauge,
+    low_balances: Gauge,
 }
 
 impl Default for Metrics {
@@ -60,7 +79,22 @@ impl Default for Metrics {
         let (plans, price_lists) = (Gauge::default(), Gauge::default());
         registry.register("plans_on_sale", "Plans in the catalogue in memory", plans.clone());
         registry.register("price_lists", "Price lists kept ready", price_lists.clone());
-        Self { registry, requests, seconds, upstream, jobs_open, jobs_dead, waiters, plans, price_lists }
+        let (differences, low_balances) = (Gauge::default(), Gauge::default());
+        registry.register("differences_open", "Differences to upstreams' books, not settled", differences.clone());
+        registry.register("low_balances", "Connections with little left at their upstream", low_balances.clone());
+        Self {
+            registry,
+            requests,
+            seconds,
+            upstream,
+            jobs_open,
+            jobs_dead,
+            waiters,
+            plans,
+            price_lists,
+            differences,
+            low_balances,
+        }
     }
 }
 
@@ -78,13 +112,15 @@ impl Metrics {
 
     /// The text Prometheus reads.
     #[must_use]
-    pub fn text(&self, jobs: (i64, i64), waiters: usize, plans: usize, price_lists: usize) -> String {
+    pub fn text(&self, now: &Standing) -> String {
         let count = |of: usize| i64::try_from(of).unwrap_or(i64::MAX);
-        self.jobs_open.set(jobs.0);
-        self.jobs_dead.set(jobs.1);
-        self.waiters.set(count(waiters));
-        self.plans.set(count(plans));
-        self.price_lists.set(count(price_lists));
+        self.jobs_open.set(now.jobs.0);
+        self.jobs_dead.set(now.jobs.1);
+        self.waiters.set(count(now.waiters));
+        self.plans.set(count(now.plans));
+        self.price_lists.set(count(now.price_lists));
+        self.differences.set(now.differences);
+        self.low_balances.set(count(now.low_balances));
         let mut text = String::new();
         if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             tracing::error!(%error, "the metrics could not be written");

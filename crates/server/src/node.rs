@@ -136,6 +136,7 @@ impl Node {
         self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
         self.tasks.push(tokio::spawn(workers::connections::run(platform(), connections_changed)));
         self.tasks.push(tokio::spawn(workers::catalogue::run(platform())));
+        self.tasks.push(tokio::spawn(workers::reconciliation::run(platform())));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
         if self.platform.store.is_shared() {
             self.tasks.push(tokio::spawn(workers::neighbours::run(platform())));

@@ -552,6 +552,25 @@ static TABLE: &[Route] = &[
     .refuses(&[Code::AlreadyDecided]),
     route(
         "GET",
+        "/api/operator/differences",
+        "Operator: connections",
+        "Where our books and those of upstreams differ",
+        operates!(operator::differences::list),
+    )
+    .query(operator::differences::QUERY)
+    .answers(200, data::<operator::differences::DifferenceList>()),
+    route(
+        "POST",
+        "/api/operator/differences/{differenceId}/settle",
+        "Operator: connections",
+        "Say that a difference is settled",
+        operates!(operator::differences::settle),
+    )
+    .body(operator::differences::SETTLE_BODY)
+    .answers(200, data::<operator::differences::OneDifference>())
+    .refuses(&[Code::AlreadyDecided]),
+    route(
+        "GET",
         "/api/operator/notices",
         "Operator: connections",
         "What upstreams told, newest first",

@@ -38,6 +38,8 @@ pub struct Settings {
     pub calls_in_flight: u32,
     /// How long a call may take, milliseconds.
     pub time_limit_ms: i64,
+    /// Below this balance there, in the upstream's currency, the operator is warned.
+    pub low_balance: Option<String>,
 }
 
 /// What came of trying a connection out.
@@ -83,6 +85,17 @@ pub enum ConnectionRefusal {
     AlreadyDecided,
 }
 
+impl Connection {
+    /// Whether our balance there was below what the operator wants to be warned of when it was last asked for.
+    #[must_use]
+    pub fn balance_is_low(&self) -> bool {
+        let balance = self.verification.as_ref().and_then(|verification| verification.balance.as_ref());
+        let (Some(balance), Some(low)) = (balance, &self.settings.low_balance) else { return false };
+        let low = Cost::parse(low, &balance.currency);
+        low.is_some_and(|low| balance.compare(&low) == Some(std::cmp::Ordering::Less))
+    }
+}
+
 /// Makes a connection, disabled. `id` is the caller's, because what lets one in is sealed together with it.
 ///
 /// # Errors
@@ -104,8 +117,8 @@ pub fn create(
     }
     tx.change(
         "insert into connections (id, name, provider, base_url, sealed, key_version, enabled, priority,
-             calls_per_second, calls_in_flight, time_limit_ms)
-         values ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10)",
+             calls_per_second, calls_in_flight, time_limit_ms, low_balance)
+         values ($1, $2, $3, $4, $5, $6, 0, $7, $8, $9, $10, $11)",
         &[
             id.as_bytes().into(),
             name.into(),
@@ -117,6 +130,7 @@ pub fn create(
             settings.calls_per_second.into(),
             settings.calls_in_flight.into(),
             settings.time_limit_ms.into(),
+            settings.low_balance.as_deref().into(),
         ],
     )?;
     audit::write(tx, act, "connection.created", &id.to_string(), &format!("{name}, {provider}"), None)?;
@@ -147,7 +161,7 @@ pub fn change(
     let kept = sealed.unwrap_or(&before.sealed);
     tx.change(
         "update connections set base_url = $1, priority = $2, calls_per_second = $3, calls_in_flight = $4,
-             time_limit_ms = $5, sealed = $6, key_version = $7 where id = $8",
+             time_limit_ms = $5, sealed = $6, key_version = $7, low_balance = $8 where id = $9",
         &[
             (&settings.base_url).into(),
             settings.priority.into(),
@@ -156,6 +170,7 @@ pub fn change(
             settings.time_limit_ms.into(),
             kept.bytes.as_slice().into(),
             kept.key_version.into(),
+            settings.low_balance.as_deref().into(),
             id.as_bytes().into(),
         ],
     )?;
@@ -212,6 +227,7 @@ pub fn record_verification(
             id.as_bytes().into(),
         ],
     )?;
+    tx.after_commit(Event::ConnectionsChanged);
     must_find(tx, id)
 }
 
@@ -230,7 +246,7 @@ pub fn reseal(tx: &mut dyn Tx, id: ConnectionId, from: &Sealed, to: &Sealed) -> 
 
 const CONNECTION: &str = "id, name, provider, base_url, sealed, key_version, enabled, priority, calls_per_second, \
      calls_in_flight, time_limit_ms, verified_at, verified, verification, balance_units, balance_decimals, \
-     balance_currency from connections";
+     balance_currency, low_balance from connections";
 
 fn small(value: i64) -> Result<u32, Fault> {
     u32::try_from(value).map_err(|_| Fault::Bug("a count is out of range".to_owned()))
@@ -264,6 +280,7 @@ fn connection(row: &dyn Row) -> Result<Connection, Fault> {
             calls_per_second: row.opt_int(8)?.map(small).transpose()?,
             calls_in_flight: small(row.int(9)?)?,
             time_limit_ms: row.int(10)?,
+            low_balance: row.opt_text(17)?.map(str::to_owned),
         },
         verification,
     })

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod checkout;
 pub mod connection;
 pub mod contact;
+pub mod difference;
 pub mod esim;
 pub mod fulfilment;
 pub mod index;

@@ -52,6 +52,7 @@ const TABLES: &[Table] = &[
     table("rates", &["currency_from", "currency_to", "valid_from"]),
     table("markup_rules", &["id"]),
     table("notices", &["id"]),
+    table("differences", &["id"]),
     table("secret_keys", &["purpose", "version"]),
     table("early_iccids", &["tenant_id", "mode", "iccid", "order_id"]),
     table("index_entries", &["entry"]),

@@ -213,7 +213,7 @@ fn the_index_of_the_first_schema_is_made_anew() {
          alter table placements drop column cost;
          drop table rates; drop table markup_rules; alter table tenants drop column tier;
          delete from settings where name = 'pricing_version';
-         drop table connections; drop table notices; drop table early_iccids; alter table jobs drop column lease;
+         drop table connections; drop table notices; drop table differences; drop table early_iccids; alter table jobs drop column lease;
          alter table placements drop column upstream_order; alter table esims drop column upstream_handle;
          drop table offers; drop table offer_changes; drop index plans_by_revision;
          alter table plans drop column priced_by; alter table plans drop column withdrawn_by;

@@ -49,6 +49,7 @@ impl Shop {
             calls_per_second: None,
             calls_in_flight: 1,
             time_limit_ms: 1_000,
+            low_balance: None,
         };
         let sealed = Sealed { key_version: 1, bytes: vec![1] };
         let id = ConnectionId::new(Uuid::from_u128(9 << 80));

@@ -2,6 +2,7 @@
 
 use crate::answer::Answer;
 use crate::call::Call;
+use crate::metrics::Standing;
 use crate::openapi;
 use crate::pages::api_docs;
 use crate::problem::Problem;
@@ -44,7 +45,16 @@ pub async fn metrics(call: Call) -> Result<Answer, Problem> {
     let jobs = call.platform.store.read(store::job::counts).await?;
     let platform = &call.platform;
     let plans = platform.catalogue.latest().map_or(0, |edition| edition.plans());
-    let text = platform.metrics.text(jobs, platform.waiters.count(), plans, platform.price_lists.count());
+    let differences = platform.store.read(store::difference::open).await?;
+    let connections = platform.upstreams.all_connected();
+    let text = platform.metrics.text(&Standing {
+        jobs,
+        waiters: platform.waiters.count(),
+        plans,
+        price_lists: platform.price_lists.count(),
+        differences,
+        low_balances: connections.iter().filter(|connected| connected.connection.balance_is_low()).count(),
+    });
     let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     Ok(Answer::bytes(200, kind, text.into()))
 }

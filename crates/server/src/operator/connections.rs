@@ -10,6 +10,7 @@ use crate::problem::{Code, FieldFault, Problem};
 use crate::upstreams::{Secrets, adapter, credential_names, notice_url, production_url};
 use domain::connection::{Provider, is_name};
 use domain::id::ConnectionId;
+use domain::offer::Cost;
 use domain::time::Timestamp;
 use providers::{NotRead, Services, Support, Upstream};
 use schemars::JsonSchema;
@@ -74,6 +75,10 @@ pub struct ConnectionView {
     /// What the upstream offers beside selling.
     services: Vec<ServiceView>,
     verification: Option<VerificationView>,
+    /// Below this balance there the operator is warned.
+    low_balance: Option<Decimal>,
+    /// Whether it was below it when it was last asked for: every hour, where the upstream tells it.
+    balance_is_low: bool,
     created_at: Time,
 }
 
@@ -109,7 +114,9 @@ fn view(platform: &Platform, connection: Connection) -> ConnectionView {
     // One whose key is gone can still be seen, and given credentials again.
     let secrets = platform.with_keyring(|keyring| Secrets::open(keyring, &connection)).ok();
     let offered = platform.upstreams.connected(&connection.name).map(|connected| connected.upstream.services());
-    let Settings { base_url, priority, calls_per_second, calls_in_flight, time_limit_ms } = connection.settings;
+    let balance_is_low = connection.balance_is_low();
+    let Settings { base_url, priority, calls_per_second, calls_in_flight, time_limit_ms, low_balance } =
+        connection.settings;
     ConnectionView {
         id: Id(connection.id.uuid()),
         name: connection.name,
@@ -131,6 +138,8 @@ fn view(platform: &Platform, connection: Connection) -> ConnectionView {
             balance: balance
                 .map(|balance| UpstreamBalanceView { currency: balance.currency.clone(), amount: Decimal(balance) }),
         }),
+        low_balance: low_balance.and_then(|low| Cost::parse(&low, "")).map(Decimal),
+        balance_is_low,
         created_at: Time(connection.id.created_at()),
     }
 }
@@ -183,13 +192,14 @@ const CREDENTIALS: Kind = Kind::Object(&[
     optional("refunds", Kind::Flag, "eSIM Go: whether the account manager has enabled refunds."),
 ]);
 
-const SETTINGS: [Field; 6] = [
+const SETTINGS: [Field; 7] = [
     optional("baseUrl", Kind::Text(1, 500), "Where its paths begin; the provider's production by default."),
     optional("proxyUrl", Kind::Text(1, 500), "A proxy all calls go through; \"none\" for no proxy any more."),
     optional("priority", Kind::Integer(0, 1_000), "Smaller goes first, where several connections offer a plan; 100."),
     optional("callsPerSecond", Kind::Integer(1, 10_000), "Calls it takes per second."),
     optional("callsInFlight", Kind::Integer(1, 1_000), "Calls in flight at the same time, on each node; 16."),
     optional("timeLimitSeconds", Kind::Integer(1, 85), "How long a call may take; 30, for TSIM 60."),
+    optional("lowBalance", Kind::Money, "Warn of a balance there below this, in the upstream's currency; 0: never."),
 ];
 
 /// The body of a new connection.
@@ -203,6 +213,7 @@ pub const CREATE_BODY: &[Field] = &[
     SETTINGS[3],
     SETTINGS[4],
     SETTINGS[5],
+    SETTINGS[6],
 ];
 
 /// The body of a change; what is left out stays.
@@ -214,6 +225,7 @@ pub const CHANGE_BODY: &[Field] = &[
     SETTINGS[3],
     SETTINGS[4],
     SETTINGS[5],
+    SETTINGS[6],
 ];
 
 /// What a new connection begins with.
@@ -225,6 +237,7 @@ fn defaults(provider: Provider) -> Settings {
         calls_in_flight: 16,
         // The full catalogue of TSIM takes 30 to 40 seconds.
         time_limit_ms: if provider == Provider::Tsim { 60_000 } else { 30_000 },
+        low_balance: None,
     }
 }
 
@@ -237,6 +250,10 @@ fn settings(call: &OperatorCall, before: &Settings) -> Settings {
         calls_per_second: small("callsPerSecond").or(before.calls_per_second),
         calls_in_flight: small("callsInFlight").unwrap_or(before.calls_in_flight),
         time_limit_ms: body.integer("timeLimitSeconds").map_or(before.time_limit_ms, |seconds| seconds * 1_000),
+        low_balance: match body.money("lowBalance", call.platform.currency) {
+            None => before.low_balance.clone(),
+            Some(low) => (low.minor() > 0).then(|| low.to_string()),
+        },
     }
 }
 
@@ -427,7 +444,7 @@ pub async fn verify(call: OperatorCall) -> Result<Answer, Problem> {
     one(&call, 200, "Connection tried", verified).await
 }
 
-async fn try_out(upstream: &dyn Upstream, at: Timestamp) -> Verification {
+pub(crate) async fn try_out(upstream: &dyn Upstream, at: Timestamp) -> Verification {
     let verified = |detail: String, balance| Verification { at, let_in: true, detail, balance };
     let not_verified = |not_read| Verification { at, let_in: false, detail: why(&not_read), balance: None };
     match upstream.services().balance {

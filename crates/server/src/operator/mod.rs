@@ -3,6 +3,7 @@
 pub mod account;
 pub mod audit_log;
 pub mod connections;
+pub mod differences;
 pub mod explain;
 pub mod inquiries;
 pub mod jobs;

@@ -8,6 +8,7 @@ pub mod fulfilment;
 pub mod housekeeping;
 pub mod indexer;
 pub mod neighbours;
+pub mod reconciliation;
 
 use crate::platform::Platform;
 use domain::time::Timestamp;

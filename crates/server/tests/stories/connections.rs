@@ -374,3 +374,62 @@ async fn an_order_goes_to_the_cheapest_connection_and_on_to_the_next_where_it_re
     assert_eq!((&order["status"], &order["refundedAmount"]), (&json!("failed"), &json!(9)), "{order}");
     the_ledger_is_clean(&operator).await;
 }
+
+#[tokio::test]
+async fn books_are_compared_every_day_and_a_low_balance_is_told() {
+    let stage = Stage::start().await;
+    let operator = stage.operator().await;
+    let partner = stage.partner_with("100").await;
+    let (known, forgetful) = (Supplier::of(&stage, "esim-access").await, Supplier::of(&stage, "esim-access").await);
+    let path = known.connected(&operator, "books").await;
+    done(&operator.patch(&path, json!({"lowBalance": 2_000})).await);
+    done(&operator.post("/api/operator/plans/import", plan("books", DELIVERS)).await);
+    let listed = partner.get("/api/tenant/available-plans?q=Thailand").await.ok(200);
+    let body = json!({"items": [{"planId": rows(&listed).pop().expect("a plan")["id"], "quantity": 1}]});
+    let order = string(&partner.post("/api/tenant/orders/checkout", body).await.ok(201)["orders"][0]["id"]);
+    assert_eq!(settled(&stage, &partner, &order).await["status"], "completed");
+    // A day later both know it.
+    let connection = async || operator.get(&path).await.ok(200)["connection"].clone();
+    assert_eq!(connection().await["balanceIsLow"], false, "nobody asked yet");
+    stage.clock.advance(2 * 3_600_000);
+    while connection().await["balanceIsLow"] == false {
+        tokio::task::yield_now().await;
+    }
+    let differences = "/api/operator/differences";
+    let compared = async |before: i64| {
+        let id = string(&connection().await["id"]).parse().expect("an id");
+        let platform = stage.platform();
+        loop {
+            let read = move |snapshot: &mut dyn store::port::Snapshot| store::difference::reconciled_at(snapshot, id);
+            if platform.store.read(read).await.expect("a time").is_some_and(|at| at.millis() > before) {
+                break;
+            }
+            // Calls keep their distance by the clock.
+            stage.clock.advance(200);
+            tokio::task::yield_now().await;
+        }
+    };
+    compared(0).await;
+    assert_eq!(rows(&operator.get(differences).await.ok(200)), Vec::<Value>::new());
+    // The next day the account is another one, which never heard of it.
+    let moved = json!({"baseUrl": forgetful.base_url(), "credentials": forgetful.credentials(&forgetful.secret)});
+    done(&operator.patch(&path, moved).await);
+    stage.clock.advance(25 * 3_600_000);
+    let (operator, found) = loop {
+        // Logins end after a day.
+        let operator = stage.operator().await;
+        let found = rows(&operator.get(differences).await.ok(200));
+        if !found.is_empty() {
+            break (operator, found);
+        }
+        stage.clock.advance(11 * 60_000);
+    };
+    assert_eq!((&found[0]["kind"], &found[0]["connection"]), (&json!("absent_there"), &json!("books")), "{found:?}");
+    assert!(string(&found[0]["reference"]).starts_with(&order), "{found:?}");
+    assert!(operator.get("/metrics").await.text().contains("esimd_differences_open 1"));
+    let settle = format!("{differences}/{}/settle", string(&found[0]["id"]));
+    done(&operator.post(&settle, json!({"reason": "another account"})).await);
+    operator.post(&settle, json!({"reason": "once more"})).await.refused(409, "already_decided");
+    assert_eq!(rows(&operator.get(differences).await.ok(200)), Vec::<Value>::new());
+    assert_eq!(rows(&operator.get("/api/operator/differences?all=true").await.ok(200)).len(), 1);
+}

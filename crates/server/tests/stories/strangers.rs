@@ -48,6 +48,7 @@ fn operator_examples() -> BTreeMap<String, Value> {
         ("GET /api/operator/plans/{}/explain", Value::Null),
         ("DELETE /api/operator/markup-rules/{}", Value::Null),
         ("POST /api/operator/plans/{}/withdraw", json!({})),
+        ("POST /api/operator/differences/{}/settle", why.clone()),
         ("GET /api/operator/connections/{}", Value::Null),
         ("PATCH /api/operator/connections/{}", json!({"priority": 1})),
         ("POST /api/operator/connections/{}/verify", json!({})),
