@@ -77,6 +77,14 @@ impl Supplier {
         path
     }
 
+    /// Asks one of the simulator's own routes for something.
+    pub async fn steer(&self, route: &str, body: Value) {
+        let url = format!("http://{}/simulator/{route}", self.simulator.address());
+        let asked = self.client.post(url).header("content-type", "application/json").body(body.to_string());
+        let answer = asked.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{route}: {}", answer.text().await.unwrap_or_default());
+    }
+
     /// What it sold.
     pub async fn sales(&self) -> Vec<Value> {
         let url = format!("http://{}/simulator/sales", self.simulator.address());
@@ -87,7 +95,7 @@ impl Supplier {
 }
 
 /// A plan of a connection, as the operator takes it in by hand.
-fn plan(connection: &str, upstream_plan_id: &str) -> Value {
+pub fn plan(connection: &str, upstream_plan_id: &str) -> Value {
     json!({"plans": [{
         "provider": connection, "upstreamPlanId": upstream_plan_id, "name": "Thailand 3 GB", "type": "local",
         "countries": ["TH"], "dataMb": 3072, "validityDays": 7, "price": 5,
