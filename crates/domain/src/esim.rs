@@ -1,6 +1,7 @@
 //! One eSIM of an order: its own life (paid, delivered, taken back), and the two axes that the
 //! outside moves: the profile on the SM-DP+ and the data plan. The three are never mixed.
 
+use crate::id::OrderId;
 use crate::words;
 
 words! {
@@ -71,6 +72,51 @@ words! {
 }
 
 words! {
+    /// What the outside can do with a profile.
+    pub enum ProfileEvent {
+        /// A device took it.
+        Download = "download",
+        /// A device installed it.
+        Install = "install",
+        /// It was switched on.
+        Enable = "enable",
+        /// It was switched off.
+        Disable = "disable",
+        /// It was removed.
+        Delete = "delete",
+    }
+}
+
+impl ProfileStatus {
+    /// The status after `event`, or `None` where the event changes nothing. Only switching goes both ways.
+    #[must_use]
+    pub const fn after(self, event: ProfileEvent) -> Option<Self> {
+        match (self, event) {
+            (Self::Released, ProfileEvent::Download) => Some(Self::Downloaded),
+            (Self::Released | Self::Downloaded, ProfileEvent::Install) => Some(Self::Installed),
+            (Self::Released | Self::Downloaded | Self::Installed | Self::Disabled, ProfileEvent::Enable) => {
+                Some(Self::Enabled)
+            }
+            (Self::Released | Self::Downloaded | Self::Installed | Self::Enabled, ProfileEvent::Disable) => {
+                Some(Self::Disabled)
+            }
+            (
+                Self::Released | Self::Downloaded | Self::Installed | Self::Enabled | Self::Disabled,
+                ProfileEvent::Delete,
+            ) => Some(Self::Deleted),
+            (
+                Self::Downloaded | Self::Installed | Self::Enabled | Self::Disabled | Self::Deleted,
+                ProfileEvent::Download,
+            )
+            | (Self::Installed | Self::Enabled | Self::Disabled | Self::Deleted, ProfileEvent::Install)
+            | (Self::Enabled | Self::Deleted, ProfileEvent::Enable)
+            | (Self::Disabled | Self::Deleted, ProfileEvent::Disable)
+            | (Self::Deleted, ProfileEvent::Delete) => None,
+        }
+    }
+}
+
+words! {
     /// Where the data plan is.
     pub enum PlanStatus {
         /// Its term has not begun.
@@ -83,6 +129,34 @@ words! {
         Depleted = "depleted",
         /// Its term is over.
         Expired = "expired",
+    }
+}
+
+words! {
+    /// What can happen to a data plan.
+    pub enum PlanEvent {
+        /// Its term begins.
+        Activate = "activate",
+        /// All its data is used.
+        Deplete = "deplete",
+        /// Its term ends.
+        Expire = "expire",
+    }
+}
+
+impl PlanStatus {
+    /// The status after `event`, or `None` where the event changes nothing: a plan never goes back, whatever an
+    /// upstream says later.
+    #[must_use]
+    pub const fn after(self, event: PlanEvent) -> Option<Self> {
+        match (self, event) {
+            (Self::NotActive | Self::Queued, PlanEvent::Activate) => Some(Self::Active),
+            (Self::NotActive | Self::Queued | Self::Active, PlanEvent::Deplete) => Some(Self::Depleted),
+            (Self::NotActive | Self::Queued | Self::Active | Self::Depleted, PlanEvent::Expire) => Some(Self::Expired),
+            (Self::Active | Self::Depleted | Self::Expired, PlanEvent::Activate)
+            | (Self::Depleted | Self::Expired, PlanEvent::Deplete)
+            | (Self::Expired, PlanEvent::Expire) => None,
+        }
     }
 }
 
@@ -133,6 +207,17 @@ pub const fn summary(state: EsimState, profile: ProfileStatus, plan: PlanStatus)
     }
 }
 
+/// What a list of eSIMs is asked for. Empty fields do not filter.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EsimFilter {
+    /// Exactly this ICCID.
+    pub iccid: Option<String>,
+    /// Of this order.
+    pub order: Option<OrderId>,
+    /// Exactly this status.
+    pub status: Option<EsimStatus>,
+}
+
 /// Percent-encodes what a query value must not hold raw.
 fn query_value(text: &str) -> String {
     use std::fmt::Write;
@@ -179,6 +264,44 @@ mod tests {
                 (EsimState::Cancelling, EsimEvent::Keep, EsimState::Delivered),
             ]
         );
+    }
+
+    #[test]
+    fn the_table_of_plans_never_goes_back() {
+        let allowed: Vec<_> = PlanStatus::ALL
+            .iter()
+            .flat_map(|status| PlanEvent::ALL.iter().map(move |event| (*status, *event)))
+            .filter_map(|(status, event)| status.after(event).map(|next| (status, event, next)))
+            .collect();
+        assert_eq!(
+            allowed,
+            [
+                (PlanStatus::NotActive, PlanEvent::Activate, PlanStatus::Active),
+                (PlanStatus::NotActive, PlanEvent::Deplete, PlanStatus::Depleted),
+                (PlanStatus::NotActive, PlanEvent::Expire, PlanStatus::Expired),
+                (PlanStatus::Queued, PlanEvent::Activate, PlanStatus::Active),
+                (PlanStatus::Queued, PlanEvent::Deplete, PlanStatus::Depleted),
+                (PlanStatus::Queued, PlanEvent::Expire, PlanStatus::Expired),
+                (PlanStatus::Active, PlanEvent::Deplete, PlanStatus::Depleted),
+                (PlanStatus::Active, PlanEvent::Expire, PlanStatus::Expired),
+                (PlanStatus::Depleted, PlanEvent::Expire, PlanStatus::Expired),
+            ]
+        );
+        // The statuses are declared in the order of a plan's life.
+        assert!(allowed.iter().all(|(before, _, after)| before < after));
+    }
+
+    #[test]
+    fn the_table_of_profiles_goes_back_only_by_switching() {
+        let allowed: Vec<_> = ProfileStatus::ALL
+            .iter()
+            .flat_map(|status| ProfileEvent::ALL.iter().map(move |event| (*status, *event)))
+            .filter_map(|(status, event)| status.after(event).map(|next| (status, event, next)))
+            .collect();
+        assert_eq!(allowed.len(), 16);
+        let back: Vec<_> = allowed.iter().filter(|(before, _, after)| after < before).collect();
+        assert_eq!(back, [&(ProfileStatus::Disabled, ProfileEvent::Enable, ProfileStatus::Enabled)]);
+        assert!(allowed.iter().all(|(before, _, _)| *before != ProfileStatus::Deleted));
     }
 
     #[test]

@@ -24,4 +24,5 @@ pub mod routing;
 pub mod tenant;
 pub mod time;
 pub mod top_up;
+pub mod usage;
 pub mod words;

@@ -590,6 +590,7 @@ fn usage(data: &Value) -> Usage {
         activated_at: None,
         expires_at: text(data, "expired_at").filter(|_| life != Life::NotActive).and_then(|text| local_time(&text, 0)),
         life,
+        profile: None,
         fresh_for_ms: USAGE_FRESH_MS,
     }
 }

@@ -8,6 +8,7 @@ use crate::lenient::{integer, is_list, list, profile, text, truth};
 use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hmac_sha256, nonce};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
+use domain::esim::ProfileStatus;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::id::OrderId;
 use domain::offer::{Cost, Data, Offer};
@@ -684,6 +685,15 @@ fn usage(esim: &Value) -> Usage {
         activated_at,
         expires_at: at("expiredTime").filter(|_| has_begun),
         life,
+        profile: match text(esim, "smdpStatus").unwrap_or_default().as_str() {
+            "RELEASED" => Some(ProfileStatus::Released),
+            "DOWNLOAD" => Some(ProfileStatus::Downloaded),
+            "INSTALLATION" => Some(ProfileStatus::Installed),
+            "ENABLED" => Some(ProfileStatus::Enabled),
+            "DISABLED" => Some(ProfileStatus::Disabled),
+            "DELETED" => Some(ProfileStatus::Deleted),
+            _ => None,
+        },
         fresh_for_ms: USAGE_FRESH_MS,
     }
 }

@@ -558,6 +558,7 @@ fn usage(bundles: &Value) -> Usage {
         activated_at: None,
         expires_at: None,
         life: Life::Unknown,
+        profile: None,
         fresh_for_ms: USAGE_FRESH_MS,
     };
     let mut states = Vec::new();

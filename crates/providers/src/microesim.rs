@@ -445,6 +445,7 @@ fn usage(now: Timestamp, detail: &Value) -> Usage {
         activated_at,
         expires_at,
         life,
+        profile: None,
         fresh_for_ms: USAGE_FRESH_MS,
     }
 }

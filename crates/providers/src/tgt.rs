@@ -9,6 +9,7 @@ use crate::offer::{Balance, Life, Usage};
 use crate::signing::{hex, is_same};
 use crate::token::{NoToken, Token, Tokens};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
+use domain::esim::ProfileStatus;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::offer::{Cost, Data, Offer};
 use domain::plan::Activation;
@@ -495,6 +496,14 @@ fn usage(order: &Value, data: &Value) -> Usage {
         activated_at: time(order, "activatedStartTime").filter(|_| begun),
         expires_at: time(order, "activatedEndTime").filter(|_| begun),
         life,
+        profile: match text(order, "profileStatus").unwrap_or_default().to_lowercase().as_str() {
+            "nodownload" => Some(ProfileStatus::Released),
+            "downloaded" => Some(ProfileStatus::Downloaded),
+            "activated" => Some(ProfileStatus::Enabled),
+            "disabled" => Some(ProfileStatus::Disabled),
+            "deleted" => Some(ProfileStatus::Deleted),
+            _ => None,
+        },
         fresh_for_ms: USAGE_FRESH_MS,
     }
 }

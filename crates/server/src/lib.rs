@@ -32,6 +32,7 @@ pub mod stop;
 pub mod token;
 pub mod trusted_proxies;
 pub mod upstreams;
+pub mod usage;
 pub mod waiters;
 pub mod workers;
 

@@ -15,6 +15,7 @@ use crate::waiters::Waiters;
 use crate::workers;
 use crate::workers::fulfilment::Bells;
 use crate::workers::indexer::Tail;
+use crate::workers::lifecycle::News;
 use domain::money::Currency;
 use providers::Upstream;
 use providers::sandbox::Sandbox;
@@ -86,6 +87,7 @@ impl Node {
             catalogue: Default::default(),
             price_lists: Default::default(),
             metrics: Default::default(),
+            questions: Default::default(),
             config,
             store,
             clock,
@@ -111,6 +113,8 @@ impl Node {
         let tail = Arc::new(Tail::default());
         // What an earlier process left unindexed is not counted; one entry makes the indexer look.
         tail.appended(1);
+        let news = Arc::new(News::default());
+        let of_esims = Arc::clone(&news);
         let connections_changed = Arc::new(Notify::new());
         let changed = Arc::clone(&connections_changed);
         let (ready, grown, platform) = (Arc::clone(&bells), Arc::clone(&tail), Arc::downgrade(&self.platform));
@@ -125,6 +129,7 @@ impl Node {
                     Event::AccessChanged => platform.entrance.access_changed(),
                     Event::PlansChanged => platform.catalogue.changed(),
                     Event::ConnectionsChanged => changed.notify_one(),
+                    Event::EsimsDue(upstream) => of_esims.ring(upstream),
                 }
             }
             if appended > 0 {
@@ -137,6 +142,7 @@ impl Node {
         self.tasks.push(tokio::spawn(workers::connections::run(platform(), connections_changed)));
         self.tasks.push(tokio::spawn(workers::catalogue::run(platform())));
         self.tasks.push(tokio::spawn(workers::reconciliation::run(platform())));
+        self.tasks.push(tokio::spawn(workers::lifecycle::run(platform(), news)));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
         if self.platform.store.is_shared() {
             self.tasks.push(tokio::spawn(workers::neighbours::run(platform())));

@@ -11,6 +11,7 @@ use crate::password::Hasher;
 use crate::price_list::PriceLists;
 use crate::stop::Stopping;
 use crate::upstreams::Upstreams;
+use crate::usage::Questions;
 use crate::waiters::Waiters;
 use domain::money::{Currency, Money};
 use domain::tenant::TenantStatus;
@@ -48,6 +49,8 @@ pub struct Platform {
     pub sandbox: Sandbox,
     /// The upstreams by name.
     pub upstreams: Arc<Upstreams>,
+    /// What upstreams are being asked about eSIMs.
+    pub questions: Questions,
     /// Counters.
     pub metrics: Metrics,
     /// Tells when the process is stopping.

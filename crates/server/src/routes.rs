@@ -2,7 +2,8 @@
 //! router, the OpenAPI document and the tests are all made from it.
 
 use crate::api::{
-    account, api_keys, balance, checkout, contact, export, orders, plans, process, top_up, traveller, upstream_notice,
+    account, api_keys, balance, checkout, contact, esims, export, orders, plans, process, top_up, traveller,
+    upstream_notice,
 };
 use crate::call::{Call, Handling, OperatorCall, TenantCall, Webhook};
 use crate::fields::Field;
@@ -279,6 +280,12 @@ static TABLE: &[Route] = &[
         .body(orders::CANCEL_BODY)
         .answers(202, data::<orders::OneOrder<'static>>())
         .refuses(&[Code::NotCancellable]),
+    // eSIMs
+    route("GET", "/api/tenant/esims", "eSIMs", "Your eSIMs, newest first", reads!(esims::list))
+        .query(esims::LIST_QUERY)
+        .answers(200, data::<esims::EsimList<'static>>()),
+    route("GET", "/api/tenant/esims/{esimId}", "eSIMs", "One eSIM with the data used", reads!(esims::get))
+        .answers(200, data::<esims::OneEsim<'static>>()),
     // Balance and top-up
     route("GET", "/api/tenant/balance", "Balance", "Your credit", reads!(balance::get))
         .answers(200, data::<balance::BalanceView>()),

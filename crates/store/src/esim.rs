@@ -1,11 +1,14 @@
 //! The eSIMs of orders. A pending eSIM has no row: its id and position follow from its order.
 
-use crate::port::{Event, Fault, Row, Snapshot, Tx, collect};
-use domain::esim::{EsimState, EsimStatus, PlanStatus, ProfileStatus, summary};
+use crate::ledger::World;
+use crate::order::{self, MOST_CANDIDATES, Order};
+use crate::port::{Fault, Row, Snapshot, Tx, collect};
+use domain::esim::{EsimFilter, EsimState, EsimStatus, PlanStatus, ProfileStatus, summary};
 use domain::fulfilment::Profile;
 use domain::id::{EsimId, OrderId, TenantId};
-use domain::order::OrderStatus;
+use domain::order::{OrderFilter, OrderStatus};
 use domain::time::Timestamp;
+use std::sync::Arc;
 
 /// One eSIM of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,30 +175,77 @@ pub(crate) fn deliver(
     Ok(())
 }
 
-/// Notes what the outside says about a delivered eSIM's profile and plan. Returns whether it is ours.
+/// The most eSIMs one read looks at.
+const MOST_LOOKED_AT: usize = 4_000;
+
+/// A page of a list of eSIMs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The eSIMs with their orders, newest first: the higher id, the newer.
+    pub esims: Vec<(Arc<Order>, Esim)>,
+    /// The id below which the next page begins; `None` at the end. Not always that of an eSIM.
+    pub next: Option<EsimId>,
+}
+
+/// A tenant's eSIMs below `cursor`, newest first. It walks orders as their own list does, and like that it answers a
+/// short page rather than to look at more than so many.
 ///
 /// # Errors
 /// [`Fault`].
-pub fn observe(
-    tx: &mut dyn Tx,
-    order: OrderId,
-    iccid: &str,
-    profile: ProfileStatus,
-    plan: PlanStatus,
-) -> Result<bool, Fault> {
-    let changed = tx.execute(
-        "update esims set profile_status = $1, plan_status = $2
-         where id > $3 and id <= $4 and iccid = $5 and state in ('delivered', 'cancelling')",
-        &[
-            profile.word().into(),
-            plan.word().into(),
-            order.as_bytes().into(),
-            order.last_esim().as_bytes().into(),
-            iccid.into(),
-        ],
-    )?;
-    if changed > 0 {
-        tx.after_commit(Event::OrderChanged(order));
+pub fn list(
+    snapshot: &mut dyn Snapshot,
+    (tenant, mode): World,
+    filter: &EsimFilter,
+    cursor: Option<EsimId>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let mut only = filter.order.map(|order| std::iter::once(order.uuid()));
+    let mut found = match &only {
+        Some(_) => None,
+        None => {
+            let below = cursor.map(|cursor| OrderId::new(cursor.uuid()));
+            Some(order::may_fit(snapshot, (tenant, mode), &orders_of(filter), below)?)
+        }
+    };
+    let mut esims = Vec::new();
+    let (mut orders, mut looked_at) = (0, 0);
+    loop {
+        let next = match (&mut found, &mut only) {
+            (Some(found), _) => found.next(snapshot)?,
+            (None, Some(only)) => only.next(),
+            (None, None) => None,
+        };
+        let Some(id) = next else { return Ok(Page { esims, next: None }) };
+        let id = OrderId::new(id);
+        // Among all orders come a tenant's other transactions: they do not shorten a page.
+        let Some(order) = order::of_tenant(snapshot, tenant, mode, id)? else { continue };
+        orders += 1;
+        looked_at += order.esims.len();
+        let order = Arc::new(order);
+        let fitting = order.esims.iter().rev().filter(|esim| cursor.is_none_or(|cursor| esim.id < cursor));
+        for esim in fitting.filter(|esim| fits(esim, filter)) {
+            if esims.len() == limit {
+                let next = esims.last().map(|(_, last): &(Arc<Order>, Esim)| last.id);
+                return Ok(Page { esims, next });
+            }
+            esims.push((Arc::clone(&order), esim.clone()));
+        }
+        if orders >= MOST_CANDIDATES || looked_at >= MOST_LOOKED_AT {
+            return Ok(Page { esims, next: Some(EsimId::new(id.uuid())) });
+        }
     }
-    Ok(changed > 0)
+}
+
+/// What the orders of such eSIMs have in common.
+fn orders_of(filter: &EsimFilter) -> OrderFilter {
+    let status = match filter.status {
+        Some(EsimStatus::Pending) => Some(OrderStatus::Processing),
+        _ => None,
+    };
+    OrderFilter { iccid: filter.iccid.clone(), status, ..OrderFilter::default() }
+}
+
+fn fits(esim: &Esim, filter: &EsimFilter) -> bool {
+    filter.status.is_none_or(|status| esim.status() == status)
+        && filter.iccid.as_ref().is_none_or(|iccid| esim.iccid.as_ref() == Some(iccid))
 }

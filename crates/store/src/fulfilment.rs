@@ -2,11 +2,13 @@
 //! the operator decide what no machine can. What an answer means is ruled in `domain::fulfilment`.
 
 use crate::audit::{self, Act};
+use crate::checkout::SANDBOX;
 use crate::esim::{self, Esim};
 use crate::index::{Key, Kind};
 use crate::ledger::{self, lock_existing, write, write_listed};
 use crate::order::{self, Order, timeline_entry};
 use crate::port::{Decision, Event, Fault, Needs, Row, Snapshot, Tx, collect, refuse, row};
+use crate::usage;
 use domain::catalogue::CONNECTIONS;
 use domain::esim::{EsimEvent, EsimState};
 use domain::fulfilment::{
@@ -398,6 +400,14 @@ pub fn record_answer(
     let Task::Fulfil { placement, .. } = &leased.task else {
         return Err(Fault::Bug("only a placement has an answer".to_owned()).into());
     };
+    let named;
+    let placement = match order {
+        None => placement,
+        Some(order) => {
+            named = Placement { upstream_order: Some(order.to_owned()), ..placement.clone() };
+            &named
+        }
+    };
     let (now, random) = (tx.now(), tx.random());
     let (progress, ruling) = match heard {
         Heard::Place(outcome) => after_place(placement.progress, outcome.clone(), now, random, patience),
@@ -609,7 +619,12 @@ fn deliver(
     let mut delivered = 0_u32;
     for (offset, profile) in profiles.iter().take(wanted).enumerate() {
         let position = u16::try_from(taken + offset).map_err(|_| Fault::Bug("too many eSIMs".to_owned()))?;
-        esim::deliver(tx, placement.order.esim(position), tenant, placement.k, profile)?;
+        let id = placement.order.esim(position);
+        esim::deliver(tx, id, tenant, placement.k, profile)?;
+        // What becomes of the sandbox's is told by whoever moves it on, and nobody waits for more.
+        if placement.provider != SANDBOX {
+            usage::watch(tx, id, tenant, placement, profile)?;
+        }
         delivered += 1;
     }
     Ok(delivered)

@@ -28,6 +28,7 @@ pub mod secret_key;
 pub mod sqlite;
 pub mod tenant;
 pub mod top_up;
+pub mod usage;
 
 mod migrations;
 mod queue;

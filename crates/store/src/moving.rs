@@ -39,6 +39,8 @@ const TABLES: &[Table] = &[
     money("orders", &["id"], "quantity * unit_price - refunded"),
     table("travellers", &["order_id"]),
     money("esims", &["id"], "refunded"),
+    table("esim_usage", &["esim_id"]),
+    table("esim_watches", &["esim_id"]),
     table("placements", &["order_id", "k"]),
     table("jobs", &["id"]),
     money("ledger_entries", &["id"], "amount"),

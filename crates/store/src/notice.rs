@@ -2,6 +2,7 @@
 //! only asked for again, and sooner.
 
 use crate::port::{Decision, Event, Fault, Row, Snapshot, Tx, collect, row};
+use crate::usage;
 use domain::id::{NoticeId, OrderId};
 use domain::order::of_reference;
 use std::convert::Infallible;
@@ -27,7 +28,7 @@ pub struct Notice {
     pub body: String,
 }
 
-/// Keeps a notice, once, and brings the job of the order it names forward. Returns whether it was new.
+/// Keeps a notice, once, and brings the job of the order it names forward, and the questions about its eSIMs. Returns whether it was new.
 ///
 /// # Errors
 /// [`Fault`].
@@ -54,6 +55,7 @@ pub fn keep(tx: &mut dyn Tx, notice: &Notice) -> Decision<bool, Infallible> {
     if let Some(order) = order_under_way(tx, notice)? {
         hasten(tx, order)?;
     }
+    usage::hasten(tx, notice)?;
     Ok(true)
 }
 

@@ -315,7 +315,7 @@ pub fn of_checkout(snapshot: &mut dyn Snapshot, checkout: CheckoutId, count: u32
 
 /// The most candidates one read looks at: a list whose filters fit almost nothing answers a short page
 /// with a cursor to go on from, instead of reading for minutes.
-const MOST_CANDIDATES: usize = 1_000;
+pub(crate) const MOST_CANDIDATES: usize = 1_000;
 /// The most eSIMs of one page, so that one answer stays within some megabytes whatever the orders' size.
 const MOST_ESIMS: usize = 2_000;
 /// The most matches of a prefix that are sorted in memory; a commoner prefix is found by walking.
@@ -372,13 +372,58 @@ fn list_with(
             return page(snapshot, tenant, mode, filter, limit, |_| Ok(newest_first.next()));
         }
     }
+    let mut candidates = found_under(world, tail, early, filter, cursor);
+    page(snapshot, tenant, mode, filter, limit, |snapshot| candidates.next(snapshot))
+}
+
+/// The orders that may fit a filter, newest first, out of the shortest list that has them all.
+pub(crate) enum Found {
+    /// A list of the index.
+    Listed(Candidates),
+    /// The orders under way.
+    UnderWay(Walk),
+}
+
+impl Found {
+    pub(crate) fn next(&mut self, snapshot: &mut dyn Snapshot) -> Result<Option<Uuid>, Fault> {
+        match self {
+            Self::Listed(candidates) => candidates.next(snapshot),
+            Self::UnderWay(walk) => walk.next(snapshot),
+        }
+    }
+}
+
+/// The orders of a world below `cursor` that may fit a filter without the beginning of anything.
+///
+/// # Errors
+/// [`Fault`].
+pub(crate) fn may_fit(
+    snapshot: &mut dyn Snapshot,
+    (tenant, mode): World,
+    filter: &OrderFilter,
+    cursor: Option<OrderId>,
+) -> Result<Found, Fault> {
+    let tail = snapshot.tail(Some((tenant, mode)), usize::MAX)?;
+    let early = match &filter.iccid {
+        Some(iccid) => early(snapshot, tenant, mode, iccid, MOST_PREFIX_MATCHES)?,
+        None => Vec::new(),
+    };
+    Ok(found_under((tenant, mode), &tail, early, filter, cursor))
+}
+
+fn found_under(
+    world: World,
+    tail: &[Arc<TailEntry>],
+    early: Vec<Uuid>,
+    filter: &OrderFilter,
+    cursor: Option<OrderId>,
+) -> Found {
     let (kind, key) = match filter {
         OrderFilter { iccid: Some(iccid), .. } => (Kind::Iccid, iccid.clone()),
         OrderFilter { reference: Some(reference), .. } => (Kind::Reference, reference.to_lowercase()),
         OrderFilter { email: Some(email), .. } => (Kind::Email, email.to_lowercase()),
         OrderFilter { status: Some(OrderStatus::Processing), .. } => {
-            let mut next = processing(Some(tenant), cursor, filter);
-            return page(snapshot, tenant, mode, filter, limit, |snapshot| next.next(snapshot));
+            return Found::UnderWay(processing(Some(world.0), cursor, filter));
         }
         OrderFilter { status: Some(status), .. } if *status != OrderStatus::Completed => {
             (Kind::Status, status.word().to_owned())
@@ -390,12 +435,11 @@ fn list_with(
     let mut range = Range::new(List::new(world, kind, &key), filter.from, filter.to);
     range.below(cursor.map(OrderId::uuid));
     let in_tail = tail.iter().filter_map(|entry| entry.listed_in(kind, |other| other == key));
-    let mut candidates = Candidates::new(range, in_tail.chain(early));
-    page(snapshot, tenant, mode, filter, limit, |snapshot| candidates.next(snapshot))
+    Found::Listed(Candidates::new(range, in_tail.chain(early)))
 }
 
 /// Walks ids from the newest down, page by page.
-struct Walk {
+pub(crate) struct Walk {
     sql: &'static str,
     tenant: Option<TenantId>,
     lowest: Uuid,

@@ -245,6 +245,8 @@ pub enum Event {
     PlansChanged,
     /// A connection to an upstream was made or changed.
     ConnectionsChanged,
+    /// The upstream of this name has news of eSIMs it sold: they are asked for.
+    EsimsDue(String),
 }
 
 /// SHA-256 of an idempotency key in its scope (tenant, mode, route), cut to 128 bits.

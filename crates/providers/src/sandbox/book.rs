@@ -5,7 +5,7 @@ use super::error::SandboxError;
 use super::group::Executor;
 use super::postgres::PostgresBook;
 use super::profile_state::ProfileState;
-use super::world::{self, Change, StoredSale};
+use super::world::{self, Change, Life, StoredSale};
 use domain::time::Timestamp;
 
 /// What the book says about a purchase.
@@ -75,6 +75,14 @@ impl Book {
         match self {
             Self::Sqlite(executor) => executor.read(move |world| world::state(world, number)).await,
             Self::Postgres(book) => book.state(number).await,
+        }
+    }
+
+    /// Where a sold profile is in its life; `None` when the number was never sold.
+    pub async fn life(&self, number: i64) -> Result<Option<Life>, SandboxError> {
+        match self {
+            Self::Sqlite(executor) => executor.read(move |world| world::life(world, number)).await,
+            Self::Postgres(book) => book.life(number).await,
         }
     }
 

@@ -5,7 +5,7 @@ use super::book::{ListedSale, Placed};
 use super::error::SandboxError;
 use super::profile_state::ProfileState;
 use super::special::{KEEPS, LATE_SALE};
-use super::world::{Change, StoredSale};
+use super::world::{Change, Life, StoredSale};
 use domain::time::Timestamp;
 use std::collections::HashMap;
 use std::future::Future;
@@ -256,6 +256,17 @@ impl PostgresBook {
             Some(_) => Ok(Some(self.changed_state(number).await?)),
             None => Ok(None),
         }
+    }
+
+    pub async fn life(&self, number: i64) -> Result<Option<Life>, SandboxError> {
+        let Some(sale) = self.sale_of(number).await? else { return Ok(None) };
+        let sql = "select state, changed_at from sandbox.changed_profiles where number = $1";
+        let rows = self.connection.rows(sql, &[(&number, Type::INT8)]).await?;
+        let (state, since) = match rows.first() {
+            None => (ProfileState::Released, None),
+            Some(row) => (state_of(read(row, 0)?)?, Some(Timestamp::from_millis(read(row, 1)?))),
+        };
+        Ok(Some(Life { sale, state, since }))
     }
 
     pub async fn change(&self, number: i64, to: ProfileState, now: Timestamp) -> Result<Change, SandboxError> {

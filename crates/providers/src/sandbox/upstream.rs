@@ -6,11 +6,12 @@ use super::book::Placed;
 use super::error::SandboxError;
 use super::profile_state::ProfileState;
 use super::special::{Behaviour, UNKNOWN};
-use super::world::{Change, StoredSale};
+use super::world::{Change, Life as SandboxLife, StoredSale};
 use super::{CataloguePlan, catalogue};
 use crate::callback::{Callback, CallbackRefusal, Notice};
-use crate::offer::{Balance, Usage};
+use crate::offer::{Balance, Life, Usage};
 use crate::{AddOn, Answer, Heard, NotRead, Purchase, Reading, RefundEffect, Services, SoldEsim, Support, Upstream};
+use domain::esim::ProfileStatus;
 use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Profile};
 use domain::offer::{Cost, Data, Offer};
 use domain::plan::Network;
@@ -27,7 +28,6 @@ const BUSY_RETRY_MS: i64 = 1_000;
 const CONNECTION_LOST: &str = "connection closed";
 const NOTHING_HEARD: &str = "connection closed without an answer";
 
-const NOTHING_IS_USED: &str = "no phone ever uses a sandbox's eSIM";
 const NOTHING_IS_ADDED: &str = "the sandbox adds no data to its eSIMs";
 const NO_MONEY: &str = "the sandbox takes no money";
 const NO_CALLBACKS: &str = "the sandbox tells nothing by itself";
@@ -92,7 +92,7 @@ impl Upstream for Sandbox {
         Services {
             cancel: Support::Yes,
             refund_effect: RefundEffect::AtOnce,
-            usage: Support::No(NOTHING_IS_USED),
+            usage: Support::Yes,
             add_on: Support::No(NOTHING_IS_ADDED),
             balance: Support::No(NO_MONEY),
             callbacks: Support::No(NO_CALLBACKS),
@@ -104,8 +104,8 @@ impl Upstream for Sandbox {
         Box::pin(async { Heard::new(Ok(catalogue().iter().map(offer).collect()), "") })
     }
 
-    fn usage(&self, _now: Timestamp, _esim: SoldEsim) -> Answer<'_, Reading<Usage>> {
-        Box::pin(async { unsupported(NOTHING_IS_USED) })
+    fn usage(&self, _now: Timestamp, esim: SoldEsim) -> Answer<'_, Reading<Usage>> {
+        Box::pin(self.used(esim))
     }
 
     fn add_ons(&self, _now: Timestamp, _esim: SoldEsim) -> Answer<'_, Reading<Vec<Offer>>> {
@@ -226,6 +226,29 @@ impl Sandbox {
         (now >= sale.ready_at).then(|| sale.numbers().map(|number| profiles.profile(number, sale.sold_at)).collect())
     }
 
+    /// What an operator's hand did to a profile, as if a traveller had done it.
+    async fn used(&self, esim: SoldEsim) -> Heard<Reading<Usage>> {
+        let life = match self.shared.profiles.number(&esim.iccid) {
+            None => Ok(None),
+            Some(number) => self.shared.book.life(number).await,
+        };
+        let life = match life {
+            Ok(life) => life.filter(|life| life.sale.reference == esim.reference),
+            Err(error) => {
+                let reason = error.to_string();
+                let raw = json!({"error": reason}).to_string();
+                return Heard::new(Err(NotRead::TryLater { retry_at: None, reason }), raw);
+            }
+        };
+        let Some(life) = life else {
+            let message = "the reference has no eSIM with this ICCID".to_owned();
+            let raw = json!({"error": "not_found", "message": message}).to_string();
+            return Heard::new(Err(NotRead::Refused { code: "not_found".to_owned(), message }), raw);
+        };
+        let raw = json!({"state": life.state.as_str(), "iccid": esim.iccid}).to_string();
+        Heard::new(Ok(usage(&life)), raw)
+    }
+
     async fn take_back(&self, now: Timestamp, reference: String, iccid: String) -> Heard<Cancellation> {
         let Some(number) = self.shared.profiles.number(&iccid) else {
             return not_taken_back("the reference has no eSIM with this ICCID");
@@ -250,6 +273,41 @@ impl Sandbox {
                 }
             }
         }
+    }
+}
+
+/// A used profile has used a tenth of its data, or this much where there is no limit.
+const USED_OF_UNLIMITED: i64 = 300 * MEGABYTE;
+const MEGABYTE: i64 = 1_048_576;
+const DAY_MS: i64 = 86_400_000;
+
+fn usage(life: &SandboxLife) -> Usage {
+    let plan = catalogue().into_iter().find(|plan| plan.upstream_plan_id == life.sale.upstream_plan_id);
+    let total = plan.as_ref().and_then(|plan| plan.data_mb).map(|data_mb| data_mb.saturating_mul(MEGABYTE));
+    let days = plan.map_or(0, |plan| plan.validity_days);
+    let (used_bytes, state, profile) = match life.state {
+        ProfileState::Released => (Some(0), Life::NotActive, Some(ProfileStatus::Released)),
+        ProfileState::Installed => (Some(0), Life::NotActive, Some(ProfileStatus::Installed)),
+        ProfileState::Used => {
+            let used = total.map_or(USED_OF_UNLIMITED, |total| total.div_euclid(10));
+            (Some(used), Life::Active, Some(ProfileStatus::Enabled))
+        }
+        // What it was before, and what was used then, the book does not keep.
+        ProfileState::Expired => (None, Life::Expired, None),
+        ProfileState::Cancelled => (None, Life::Ended, None),
+    };
+    let in_use_since = life.since.filter(|_| life.state == ProfileState::Used);
+    let expired_at = life.since.filter(|_| life.state == ProfileState::Expired);
+    let end = in_use_since.map(|since| since.plus_millis(days.saturating_mul(DAY_MS)));
+    Usage {
+        used_bytes,
+        total_bytes: total,
+        as_of: None,
+        activated_at: in_use_since,
+        expires_at: expired_at.or(end),
+        life: state,
+        profile,
+        fresh_for_ms: 0,
     }
 }
 

@@ -74,6 +74,16 @@ impl StoredSale {
     }
 }
 
+/// A sold profile in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Life {
+    /// The sale it belongs to.
+    pub sale: StoredSale,
+    pub state: ProfileState,
+    /// When it came into this state, if it ever changed.
+    pub since: Option<Timestamp>,
+}
+
 /// What came of changing a profile's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
@@ -191,6 +201,14 @@ pub(super) fn state(connection: &Connection, number: i64) -> Result<Option<Profi
         Some(_) => Ok(Some(changed_state(connection, number)?)),
         None => Ok(None),
     }
+}
+
+/// A sold profile's sale and state, and when it came into that, if it ever changed.
+pub(super) fn life(connection: &Connection, number: i64) -> Result<Option<Life>, SandboxError> {
+    let Some(sale) = sale_of(connection, number)? else { return Ok(None) };
+    let mut statement = connection.prepare_cached("select changed_at from changed_profiles where number = ?1")?;
+    let changed_at: Option<i64> = statement.query_row([number], |row| row.get(0)).optional()?;
+    Ok(Some(Life { sale, state: changed_state(connection, number)?, since: changed_at.map(Timestamp::from_millis) }))
 }
 
 /// Moves a sold profile to another state; done when it is there already.

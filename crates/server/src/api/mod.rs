@@ -5,6 +5,7 @@ pub mod api_keys;
 pub mod balance;
 pub mod checkout;
 pub mod contact;
+pub mod esims;
 pub mod export;
 pub mod orders;
 pub mod plans;

@@ -52,7 +52,9 @@ pub struct EsimView<'a> {
 }
 
 impl<'a> EsimView<'a> {
-    fn new(platform: &Platform, esim: &'a Esim) -> Self {
+    /// The view of an eSIM.
+    #[must_use]
+    pub fn new(platform: &Platform, esim: &'a Esim) -> Self {
         let delivered = esim.delivered_at.is_some();
         let page = (delivered && esim.state != EsimState::Cancelled)
             .then(|| format!("{}/e/{}", platform.base_url, platform.with_keyring(|keys| keys.link_token(esim.id))));

@@ -5,13 +5,13 @@ use crate::answer::Answer;
 use crate::call::OperatorCall;
 use crate::fields::{Field, Kind, optional};
 use crate::json::Time;
+use crate::platform::Platform;
 use crate::problem::{Code, Problem};
-use domain::esim::{PlanStatus, ProfileStatus};
-use providers::sandbox::{ProfileState, Sale, SandboxError};
+use domain::order::of_reference;
+use providers::sandbox::{Sale, SandboxError};
+use providers::{SoldEsim, Upstream};
 use schemars::JsonSchema;
 use serde::Serialize;
-use std::convert::Infallible;
-use store::port::Failure;
 
 /// A sale of the sandbox.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -82,25 +82,23 @@ async fn move_on(call: OperatorCall, to: Move) -> Result<Answer, Problem> {
         Move::Expire => platform.sandbox.expire(&iccid, now).await,
     }
     .map_err(problem)?;
-    let axes = match state {
-        ProfileState::Released | ProfileState::Cancelled => None,
-        ProfileState::Installed => Some((ProfileStatus::Installed, PlanStatus::NotActive)),
-        ProfileState::Used => Some((ProfileStatus::Enabled, PlanStatus::Active)),
-        ProfileState::Expired => Some((ProfileStatus::Installed, PlanStatus::Expired)),
-    };
-    if let Some((profile, plan)) = axes
-        && let Some(reference) = platform.sandbox.reference_of(&iccid).await.map_err(problem)?
-        && let Some((order, _)) = domain::order::of_reference(&reference)
-    {
-        let of_iccid = iccid.clone();
-        platform
-            .store
-            .write(move |tx| {
-                store::esim::observe(tx, order, &of_iccid, profile, plan).map_err(Failure::<Infallible>::Fault)
-            })
-            .await?;
+    if let Some(reference) = platform.sandbox.reference_of(&iccid).await.map_err(problem)? {
+        tell(platform, reference, &iccid).await?;
     }
     Ok(Answer::json(200, "Profile moved", &Moved { iccid, state: state.as_str() }))
+}
+
+/// Asks the sandbox about a profile at once, and keeps what it says.
+async fn tell(platform: &Platform, reference: String, iccid: &str) -> Result<(), Problem> {
+    let Some((order, _)) = of_reference(&reference) else { return Ok(()) };
+    let order = platform.store.read(move |snapshot| store::order::find(snapshot, order)).await?;
+    let esims = order.map(|order| order.esims).unwrap_or_default();
+    let Some(esim) = esims.into_iter().find(|esim| esim.iccid.as_deref() == Some(iccid)) else { return Ok(()) };
+    let sold = SoldEsim { reference, order: None, iccid: iccid.to_owned(), handle: esim.upstream_handle };
+    if let Ok(usage) = platform.sandbox.usage(platform.clock.now(), sold).await.meaning {
+        platform.store.write(move |tx| store::usage::record(tx, esim.id, &usage)).await?;
+    }
+    Ok(())
 }
 
 /// `POST sandbox/esims/{iccid}/install`.

@@ -7,6 +7,7 @@ pub mod connections;
 pub mod fulfilment;
 pub mod housekeeping;
 pub mod indexer;
+pub mod lifecycle;
 pub mod neighbours;
 pub mod reconciliation;
 
@@ -14,7 +15,7 @@ use crate::platform::Platform;
 use domain::time::Timestamp;
 
 /// Sleeps until a moment; without one, for ever.
-async fn sleep_until(platform: &Platform, at: Option<Timestamp>) {
+pub(crate) async fn sleep_until(platform: &Platform, at: Option<Timestamp>) {
     match at {
         Some(at) => platform.clock.sleep_until(at).await,
         None => std::future::pending().await,

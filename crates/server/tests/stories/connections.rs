@@ -97,11 +97,12 @@ impl Supplier {
         }
     }
 
-    /// Takes our money there away.
-    async fn broke(&self) {
-        let url = format!("http://{}/simulator/balance", self.simulator.address());
-        let request = self.client.post(url).header("content-type", "application/json").body(r#"{"cents": 0}"#);
-        assert!(request.send().await.expect("an answer").status().is_success());
+    /// Asks one of the simulator's own routes for something.
+    pub async fn steer(&self, route: &str, body: Value) {
+        let url = format!("http://{}/simulator/{route}", self.simulator.address());
+        let asked = self.client.post(url).header("content-type", "application/json").body(body.to_string());
+        let answer = asked.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{route}: {}", answer.text().await.unwrap_or_default());
     }
 
     /// What it sold.
@@ -114,7 +115,7 @@ impl Supplier {
 }
 
 /// A plan of a connection, as the operator takes it in by hand.
-fn plan(connection: &str, upstream_plan_id: &str) -> Value {
+pub fn plan(connection: &str, upstream_plan_id: &str) -> Value {
     json!({"plans": [{
         "provider": connection, "upstreamPlanId": upstream_plan_id, "name": "Thailand 3 GB", "type": "local",
         "countries": ["TH"], "dataMb": 3072, "validityDays": 7, "price": 5,
@@ -365,11 +366,11 @@ async fn an_order_goes_to_the_cheapest_connection_and_on_to_the_next_where_it_re
     assert_eq!((&seen["placements"][0]["provider"], &seen["margin"]), (&json!("first"), &json!(9)), "{seen}");
     assert_eq!(seen["placements"][0]["unitCost"].to_string(), "4.50");
     // The first one has nothing left to sell it for.
-    first.broke().await;
+    first.steer("balance", json!({"cents": 0})).await;
     let order = buy(1).await;
     assert_eq!(order["status"], "completed", "{order}");
     assert_eq!((first.sales().await.len(), second.sales().await.len()), (1, 1));
-    second.broke().await;
+    second.steer("balance", json!({"cents": 0})).await;
     let order = buy(1).await;
     assert_eq!((&order["status"], &order["refundedAmount"]), (&json!("failed"), &json!(9)), "{order}");
     the_ledger_is_clean(&operator).await;

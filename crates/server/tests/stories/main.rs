@@ -15,6 +15,7 @@ mod checkout;
 mod connections;
 mod contact;
 mod conventions;
+mod esims;
 mod export;
 mod install;
 mod invariants;

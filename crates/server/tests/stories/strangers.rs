@@ -17,6 +17,7 @@ enum Noun {
     Order,
     TopUp,
     ApiKey,
+    Esim,
 }
 
 /// One example for every id-bearing tenant route: whose id it takes, and a body that has no fault.
@@ -25,6 +26,7 @@ fn tenant_examples() -> BTreeMap<String, (Noun, Value)> {
     BTreeMap::from([
         ("GET /api/tenant/orders/{}".to_owned(), (Noun::Order, Value::Null)),
         ("POST /api/tenant/orders/{}/cancel".to_owned(), (Noun::Order, json!({}))),
+        ("GET /api/tenant/esims/{}".to_owned(), (Noun::Esim, Value::Null)),
         ("GET /api/tenant/top-up/{}".to_owned(), (Noun::TopUp, Value::Null)),
         ("POST /api/tenant/top-up/{}/proof".to_owned(), (Noun::TopUp, proof)),
         ("DELETE /api/tenant/api-keys/{}".to_owned(), (Noun::ApiKey, Value::Null)),
@@ -141,6 +143,7 @@ impl Possessions {
             Noun::Order => &self.order,
             Noun::TopUp => &self.top_up,
             Noun::ApiKey => &self.api_key,
+            Noun::Esim => &self.esim,
         }
     }
 }
@@ -219,8 +222,10 @@ async fn another_tenants_id_an_unknown_and_a_malformed_one_answer_alike_on_every
             let reply = ask(&owner, route, owned.id(other), body).await;
             assert_eq!(all_but_the_request_id(&reply), expected, "{route} with the owner's own {other:?}");
         }
-        let reply = ask(&owner, route, &owned.esim, body).await;
-        assert_eq!(all_but_the_request_id(&reply), expected, "{route} with the owner's own eSIM");
+        if *noun != Noun::Esim {
+            let reply = ask(&owner, route, &owned.esim, body).await;
+            assert_eq!(all_but_the_request_id(&reply), expected, "{route} with the owner's own eSIM");
+        }
         if *noun != Noun::ApiKey {
             let reply = ask(&in_test, route, owned.id(*noun), body).await;
             assert_eq!(all_but_the_request_id(&reply), expected, "{route} in the other mode");

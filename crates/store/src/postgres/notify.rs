@@ -32,6 +32,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 struct News {
     lanes: BTreeSet<String>,
+    watched: BTreeSet<String>,
     access: bool,
     plans: bool,
     connections: bool,
@@ -44,6 +45,9 @@ impl News {
             match event {
                 Event::JobReady(lane) => {
                     self.lanes.insert(lane.clone());
+                }
+                Event::EsimsDue(upstream) => {
+                    self.watched.insert(upstream.clone());
                 }
                 Event::AccessChanged => self.access = true,
                 Event::PlansChanged => self.plans = true,
@@ -60,6 +64,7 @@ impl News {
     fn payloads(&self, node: &str) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
         words.extend(self.lanes.iter().map(|lane| format!("j{lane}")));
+        words.extend(self.watched.iter().map(|upstream| format!("u{upstream}")));
         for (is_new, word) in [(self.access, "a"), (self.plans, "p"), (self.connections, "c")] {
             words.extend(is_new.then(|| word.to_owned()));
         }
@@ -88,6 +93,7 @@ fn events(payload: &str, node: &str) -> Vec<Event> {
         "p" => Some(Event::PlansChanged),
         "c" => Some(Event::ConnectionsChanged),
         _ if word.starts_with('j') => Some(Event::JobReady(word[1..].to_owned())),
+        _ if word.starts_with('u') => Some(Event::EsimsDue(word[1..].to_owned())),
         _ => {
             let order = Uuid::try_parse(word.strip_prefix('o')?).ok()?;
             Some(Event::OrderChanged(OrderId::new(order)))
@@ -225,8 +231,9 @@ mod tests {
     #[test]
     fn what_one_node_tells_another_hears_and_it_does_not_itself() {
         let told: Vec<Event> =
-            [Event::JobReady("tsim".to_owned()), Event::AccessChanged, Event::PlansChanged, Event::ConnectionsChanged]
+            [Event::JobReady("tsim".to_owned()), Event::EsimsDue("tsim".to_owned()), Event::AccessChanged]
                 .into_iter()
+                .chain([Event::PlansChanged, Event::ConnectionsChanged])
                 .chain((1..1_000).map(order))
                 .collect();
         let mut news = News::default();
