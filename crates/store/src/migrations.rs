@@ -10,6 +10,7 @@ const SQLITE: &[&str] = &[
     include_str!("../migrations/sqlite/0005_connections.sql"),
     include_str!("../migrations/sqlite/0006_catalogue.sql"),
     include_str!("../migrations/sqlite/0008_lanes.sql"),
+    include_str!("../migrations/sqlite/0009_catalogue_syncs.sql"),
 ];
 
 /// The schema of the search index's own file, and its version: another version is made anew.

@@ -19,6 +19,7 @@ const STEPS: &[Step] = &[
     // An older program would sell plans that rules price at what lies in their row, nothing, and number no changes.
     Step { sql: include_str!("../../migrations/postgres/0004_catalogue.sql"), oldest: 4 },
     Step { sql: include_str!("../../migrations/postgres/0006_lanes.sql"), oldest: 1 },
+    Step { sql: include_str!("../../migrations/postgres/0007_catalogue_syncs.sql"), oldest: 1 },
 ];
 
 /// The oldest server this schema and its statements work on.
