@@ -75,6 +75,8 @@ pub struct Config {
     pub operator: Operator,
     /// Workers.
     pub fulfilment: Fulfilment,
+    /// What connected upstreams offer.
+    pub catalogue: Catalogue,
     /// How PostgreSQL is used.
     pub postgres: Postgres,
     /// Stored answers.
@@ -308,6 +310,14 @@ pub struct Fulfilment {
     pub max_attempts: u32,
     /// Hours until the operator is asked about what may be sold.
     pub patience_hours: u32,
+}
+
+/// What connected upstreams offer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    /// Minutes between two readings of a list; 0 for only when the operator asks.
+    pub sync_minutes: u32,
 }
 
 /// Stored answers.

@@ -21,7 +21,7 @@ use providers::sandbox::Sandbox;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use store::Store;
-use store::port::Event;
+use store::port::{Event, Tx};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -71,7 +71,11 @@ impl Node {
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let Parts { config, base_url, store, clock, keyring, master, hasher, sandbox, upstreams, currency } = parts;
         if !store.is_shared() {
-            let voided = store.write(|tx| store::job::void_leases(tx)).await;
+            let void = |tx: &mut dyn Tx| {
+                store::catalogue::void_leases(tx)?;
+                store::job::void_leases(tx)
+            };
+            let voided = store.write(void).await;
             voided.map_err(|failure| StartError(format!("the jobs cannot be taken up: {failure:?}")))?;
         }
         store.started();
@@ -85,6 +89,7 @@ impl Node {
             waiters: Arc::new(Waiters::default()),
             price_lists: Default::default(),
             metrics: Default::default(),
+            asked: Default::default(),
             config,
             store,
             clock,
@@ -134,6 +139,7 @@ impl Node {
         self.tasks.push(tokio::spawn(workers::fulfilment::run(platform(), bells)));
         self.tasks.push(tokio::spawn(workers::indexer::run(platform(), tail)));
         self.tasks.push(tokio::spawn(workers::connections::run(platform(), connections_changed)));
+        self.tasks.push(tokio::spawn(workers::catalogue::run(platform())));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
         if self.platform.store.is_shared() {
             self.tasks.push(tokio::spawn(workers::neighbours::run(platform())));

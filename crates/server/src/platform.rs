@@ -11,6 +11,7 @@ use crate::price_list::PriceLists;
 use crate::stop::Stopping;
 use crate::upstreams::Upstreams;
 use crate::waiters::Waiters;
+use crate::workers::catalogue::Asked;
 use domain::money::{Currency, Money};
 use domain::tenant::TenantStatus;
 use providers::sandbox::Sandbox;
@@ -45,6 +46,8 @@ pub struct Platform {
     pub sandbox: Sandbox,
     /// The upstreams by name.
     pub upstreams: Arc<Upstreams>,
+    /// The lists the operator wants to be read.
+    pub asked: Asked,
     /// Counters.
     pub metrics: Metrics,
     /// Tells when the process is stopping.

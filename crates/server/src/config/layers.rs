@@ -36,6 +36,7 @@ pub(super) const RANGES: &[(&str, i64, i64)] = &[
     ("fulfilment.in_flight_per_upstream", 1, 10_000),
     ("fulfilment.max_attempts", 1, 1_000),
     ("fulfilment.patience_hours", 1, 720),
+    ("catalogue.sync_minutes", 0, 10_080),
     ("idempotency.keep_hours", 24, 720),
 ];
 

@@ -2,11 +2,13 @@
 
 pub mod account;
 pub mod audit_log;
+pub mod catalogue;
 pub mod connections;
 pub mod inquiries;
 pub mod jobs;
 pub mod ledger;
 pub mod notices;
+pub mod offers;
 pub mod orders;
 pub mod plans;
 pub mod sandbox;

@@ -2,6 +2,7 @@
 //! can be driven from outside; the loops only decide when. Where they wait for one of several things, the first of these
 //! that is ready wins (`biased`), so that a simulated run can be repeated.
 
+pub mod catalogue;
 pub mod connections;
 pub mod fulfilment;
 pub mod housekeeping;
