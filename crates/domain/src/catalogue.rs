@@ -221,6 +221,20 @@ pub struct LeftOut {
     pub reason: Unusable,
 }
 
+/// How many offers were left out for one reason, and some of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOutFor {
+    /// Why.
+    pub reason: Unusable,
+    /// How many.
+    pub count: u32,
+    /// The ids of the first ones.
+    pub examples: Vec<String>,
+}
+
+/// How many ids are told of offers that were left out for one reason.
+const EXAMPLES: usize = 5;
+
 /// The usable part of a list of offers, in our form: clean texts that any database takes, countries sorted, networks
 /// sorted. A row that an upstream broke costs that row and not the list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -264,6 +278,27 @@ impl Sifted {
     #[must_use]
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out
+    }
+
+    /// What cannot, counted by the reason.
+    #[must_use]
+    pub fn left_out_by_reason(&self) -> Vec<LeftOutFor> {
+        let mut counted: Vec<LeftOutFor> = Vec::new();
+        for reason in Unusable::ALL {
+            let of_it = self.left_out.iter().filter(|left_out| left_out.reason == *reason);
+            let count = u32::try_from(of_it.clone().count()).unwrap_or(u32::MAX);
+            if count > 0 {
+                let examples = of_it.take(EXAMPLES).map(|left_out| left_out.upstream_plan_id.clone()).collect();
+                counted.push(LeftOutFor { reason: *reason, count, examples });
+            }
+        }
+        counted
+    }
+
+    /// How many offers the list had, usable or not.
+    #[must_use]
+    pub fn listed(&self) -> usize {
+        self.offers.len().saturating_add(self.left_out.len())
     }
 }
 
@@ -451,6 +486,22 @@ pub fn kind_of(known: Option<&KnownOffer>, now: Option<&Offer>) -> Option<Change
             Some(Ordering::Greater) | None => Some(ChangeKind::Dearer),
             Some(Ordering::Equal) => (known.details != details_of(offer)).then_some(ChangeKind::ChangedDetails),
         },
+    }
+}
+
+words! {
+    /// What came of reading a connection's list.
+    pub enum SyncState {
+        /// It was never read.
+        Never = "never",
+        /// It is being read, or will be read on: whoever did was interrupted.
+        Running = "running",
+        /// It was read, and what changed is known.
+        Done = "done",
+        /// It could not be read; nothing changed, or not all of it.
+        Failed = "failed",
+        /// It was read and not believed; nothing changed.
+        Implausible = "implausible",
     }
 }
 
@@ -681,6 +732,15 @@ mod tests {
         fetched.extend([offer("a"), offer("b"), Offer { cost: cost(7, 0), ..offer("a") }]);
         let sifted = Sifted::new(fetched);
         assert_eq!(sifted.offers(), [offer("a"), offer("b")], "the first usable one counts");
+        assert_eq!(sifted.listed(), count + 3);
+        let counted = sifted.left_out_by_reason();
+        let bad_id = LeftOutFor {
+            reason: Unusable::BadId,
+            count: 3,
+            examples: vec![String::new(), "x".repeat(255), "a b".to_owned()],
+        };
+        assert_eq!((&counted[0], counted.len()), (&bad_id, Unusable::ALL.len()));
+        assert_eq!(counted.iter().map(|left_out| left_out.count).sum::<u32>(), 18);
         let reasons: Vec<Unusable> = sifted.left_out().iter().map(|left_out| left_out.reason).collect();
         assert_eq!(reasons[..count], expected);
         assert_eq!(reasons[count..], [Unusable::Duplicate]);

@@ -326,6 +326,9 @@ impl Airalo {
         let mut offers = Vec::new();
         let mut raw = String::new();
         for page in 1..=MOST_PAGES {
+            if page > 1 {
+                self.connection.next_turn().await;
+            }
             let path = format!("v2/packages?include=topup&limit={PACKAGES_PAGE}&page={page}");
             let heard = self.read(now, path).await;
             raw = heard.raw;

@@ -6,6 +6,8 @@ use domain::time::Timestamp;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Url};
 use serde_json::Value;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,12 +63,17 @@ pub struct Connection {
     client: Client,
     base_url: Url,
     watcher: Option<Watcher>,
+    pacer: Option<Pacer>,
     /// What no answer that is kept may show, wherever the upstream repeats it.
     secrets: Arc<[String]>,
 }
 
 /// Whoever is told after each call whether the upstream was there: it answered, and not that it is broken itself.
 pub type Watcher = Arc<dyn Fn(bool) + Send + Sync>;
+
+/// Whoever lets a call begin where one reading needs many of them: each waits for its turn. The first one was let in
+/// with the reading.
+pub type Pacer = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// A request to be sent.
 #[derive(Clone)]
@@ -303,13 +310,26 @@ impl Connection {
             client = client.proxy(reqwest::Proxy::all(proxy.clone()).map_err(|error| error.to_string())?);
         }
         let client = client.build().map_err(|error| error.to_string())?;
-        Ok(Self { client, base_url, watcher: None, secrets: Arc::default() })
+        Ok(Self { client, base_url, watcher: None, pacer: None, secrets: Arc::default() })
     }
 
     /// The same, watched.
     #[must_use]
     pub fn watched(self, watcher: Watcher) -> Self {
         Self { watcher: Some(watcher), ..self }
+    }
+
+    /// The same, paced.
+    #[must_use]
+    pub fn paced(self, pacer: Pacer) -> Self {
+        Self { pacer: Some(pacer), ..self }
+    }
+
+    /// Waits until the next call of a reading may begin that needs more than one.
+    pub(crate) async fn next_turn(&self) {
+        if let Some(pacer) = &self.pacer {
+            pacer().await;
+        }
     }
 
     /// The same, keeping these texts out of all that is kept of its answers.

@@ -282,6 +282,7 @@ impl EsimAccess {
             Ok(offers) => offers,
             Err(error) => return Heard::new(Err(error), all.raw),
         };
+        self.connection.next_turn().await;
         let day_passes = self.packages(now, &json!({"type": "BASE", "dataType": "2"})).await;
         match day_passes.meaning {
             Ok(day_passes) => offers.extend(day_passes),

@@ -355,6 +355,7 @@ impl EsimGo {
         let mut names = BTreeSet::new();
         let mut raw = heard.raw;
         for page in 1..=MOST_PAGES {
+            self.connection.next_turn().await;
             let heard = self.read(now, Call::get(format!("catalogue?page={page}&perPage={PAGE}"))).await;
             raw = heard.raw;
             let body = match heard.meaning {

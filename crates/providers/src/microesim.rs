@@ -266,6 +266,9 @@ impl MicroEsim {
         let mut offers = Vec::new();
         let mut raw = String::new();
         for page in 1..=MOST_PAGES {
+            if page > 1 {
+                self.connection.next_turn().await;
+            }
             let path = format!("allesim/v1/esimDataplanListPage?pageNo={page}&pageSize={PAGE}");
             let heard = self.read(now, Call::get(path).with("Content-Type", "application/json")).await;
             raw = heard.raw;

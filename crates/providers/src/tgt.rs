@@ -335,6 +335,9 @@ impl Tgt {
         let mut raw = String::new();
         let mut seen = 0_usize;
         for page in 1..=MOST_PAGES {
+            if page > 1 {
+                self.connection.next_turn().await;
+            }
             let body = json!({"pageNum": page, "pageSize": PAGE, "lang": "en"});
             let heard = self.read(now, "eSIMApi/v2/products/list", &body).await;
             raw = heard.raw;

@@ -168,12 +168,16 @@ impl Tsim {
         let mut offers = Vec::new();
         let mut raw = String::new();
         for page in 1..=MOST_PAGES {
+            if page > 1 {
+                self.connection.next_turn().await;
+            }
             let heard = self.page(now, page).await;
             raw = heard.raw;
             let result = match heard.meaning {
                 Ok(result) => result,
                 // Version 2 is not set up for every account: some get a page of the web server.
                 Err(NotRead::TryLater { .. }) if page == 1 => {
+                    self.connection.next_turn().await;
                     let heard = self.read(now, Call::get("tsim/v1/esimDataplanList")).await;
                     return heard.map(|read| {
                         let list = read?.as_array().cloned().ok_or_else(no_list)?;

@@ -77,6 +77,8 @@ pub struct Config {
     pub fulfilment: Fulfilment,
     /// Which offer an order goes to.
     pub routing: Routing,
+    /// What connected upstreams offer.
+    pub catalogue: Catalogue,
     /// How PostgreSQL is used.
     pub postgres: Postgres,
     /// Stored answers.
@@ -318,6 +320,14 @@ pub struct Fulfilment {
 pub struct Routing {
     /// The least margin an order is placed with, hundredths of a percent of its price.
     pub least_margin_basis_points: i64,
+}
+
+/// What connected upstreams offer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Catalogue {
+    /// Minutes between two readings of a list; 0 for only when the operator asks.
+    pub sync_minutes: u32,
 }
 
 /// Stored answers.

@@ -22,7 +22,7 @@ use providers::sandbox::Sandbox;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use store::Store;
-use store::port::Event;
+use store::port::{Event, Tx};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -72,7 +72,11 @@ impl Node {
     pub async fn start(parts: Parts) -> Result<Self, StartError> {
         let Parts { config, base_url, store, clock, keyring, master, hasher, sandbox, upstreams, currency } = parts;
         if !store.is_shared() {
-            let voided = store.write(|tx| store::job::void_leases(tx)).await;
+            let void = |tx: &mut dyn Tx| {
+                store::catalogue::void_leases(tx)?;
+                store::job::void_leases(tx)
+            };
+            let voided = store.write(void).await;
             voided.map_err(|failure| StartError(format!("the jobs cannot be taken up: {failure:?}")))?;
         }
         store.started();
@@ -88,6 +92,7 @@ impl Node {
             price_lists: Default::default(),
             metrics: Default::default(),
             questions: Default::default(),
+            asked: Default::default(),
             config,
             store,
             clock,
@@ -142,6 +147,7 @@ impl Node {
         self.tasks.push(tokio::spawn(workers::connections::run(platform(), connections_changed)));
         self.tasks.push(tokio::spawn(workers::catalogue::run(platform())));
         self.tasks.push(tokio::spawn(workers::reconciliation::run(platform())));
+        self.tasks.push(tokio::spawn(workers::sync::run(platform())));
         self.tasks.push(tokio::spawn(workers::lifecycle::run(platform(), news)));
         self.tasks.push(tokio::spawn(workers::housekeeping::run(platform())));
         if self.platform.store.is_shared() {

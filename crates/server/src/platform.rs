@@ -13,6 +13,7 @@ use crate::stop::Stopping;
 use crate::upstreams::Upstreams;
 use crate::usage::Questions;
 use crate::waiters::Waiters;
+use crate::workers::sync::Asked;
 use domain::money::{Currency, Money};
 use domain::tenant::TenantStatus;
 use providers::sandbox::Sandbox;
@@ -51,6 +52,8 @@ pub struct Platform {
     pub upstreams: Arc<Upstreams>,
     /// What upstreams are being asked about eSIMs.
     pub questions: Questions,
+    /// The lists the operator wants to be read.
+    pub asked: Asked,
     /// Counters.
     pub metrics: Metrics,
     /// Tells when the process is stopping.

@@ -71,6 +71,10 @@ codes! {
     PlanHasNoOffers = 409 "plan_has_no_offers",
     /// Somebody decided this before.
     AlreadyDecided = 409 "already_decided",
+    /// What one gets with the offer is not what the plan says.
+    AnotherIdentity = 409 "another_identity",
+    /// The connection's list is being read.
+    SyncInProgress = 409 "sync_in_progress",
     /// The order has no unknown placement.
     NotUnknown = 409 "not_unknown",
     /// The order has no dead job to retry.

@@ -494,6 +494,58 @@ static TABLE: &[Route] = &[
     )
     .answers(200, data::<operator::markup_rules::OneRule>()),
     route(
+        "POST",
+        "/api/operator/plans/{planId}/restore",
+        "Operator: plans",
+        "Put on sale again what you withdrew",
+        operates!(operator::plans::restore),
+    )
+    .body(&[])
+    .answers(200, data::<operator::plans::OnePlan<'static>>())
+    .refuses(&[Code::AlreadyDecided]),
+    route("GET", "/api/operator/offers", "Operator: offers", "What upstreams sell", operates!(operator::offers::list))
+        .query(operator::offers::QUERY)
+        .answers(200, data::<operator::offers::OfferList>()),
+    route(
+        "POST",
+        "/api/operator/offers/hold",
+        "Operator: offers",
+        "Buy nothing by it",
+        operates!(operator::offers::hold),
+    )
+    .body(operator::offers::HOLD_BODY)
+    .answers(200, data::<operator::offers::OneOffer>())
+    .refuses(&[Code::NotFound, Code::AlreadyDecided]),
+    route(
+        "POST",
+        "/api/operator/offers/release",
+        "Operator: offers",
+        "Let it be bought again",
+        operates!(operator::offers::release),
+    )
+    .body(operator::offers::HOLD_BODY)
+    .answers(200, data::<operator::offers::OneOffer>())
+    .refuses(&[Code::NotFound, Code::AlreadyDecided]),
+    route(
+        "POST",
+        "/api/operator/offers/move",
+        "Operator: offers",
+        "Attach it to another plan",
+        operates!(operator::offers::move_to),
+    )
+    .body(operator::offers::MOVE_BODY)
+    .answers(200, data::<operator::offers::OneOffer>())
+    .refuses(&[Code::NotFound, Code::AlreadyDecided, Code::PlanHasNoOffers, Code::AnotherIdentity]),
+    route(
+        "GET",
+        "/api/operator/offer-changes",
+        "Operator: offers",
+        "What changed, newest first",
+        operates!(operator::offers::changes),
+    )
+    .query(operator::offers::CHANGES_QUERY)
+    .answers(200, data::<operator::offers::ChangeList>()),
+    route(
         "GET",
         "/api/operator/connections",
         "Operator: connections",
@@ -576,6 +628,24 @@ static TABLE: &[Route] = &[
     .body(operator::differences::SETTLE_BODY)
     .answers(200, data::<operator::differences::OneDifference>())
     .refuses(&[Code::AlreadyDecided]),
+    route(
+        "GET",
+        "/api/operator/connections/{connectionId}/sync",
+        "Operator: connections",
+        "When its list was read, and what came of it",
+        operates!(operator::catalogue::get),
+    )
+    .answers(200, data::<operator::catalogue::OneSync>()),
+    route(
+        "POST",
+        "/api/operator/connections/{connectionId}/sync",
+        "Operator: connections",
+        "Read its list now",
+        operates!(operator::catalogue::post),
+    )
+    .body(operator::catalogue::BODY)
+    .answers(202, data::<operator::catalogue::OneSync>())
+    .refuses(&[Code::SyncInProgress]),
     route(
         "GET",
         "/api/operator/notices",

@@ -35,6 +35,9 @@ pub struct Simulate {
     /// Our balance there when the file is made, US cents.
     #[arg(long, default_value_t = 1_000_000)]
     balance_cents: u32,
+    /// How many plans it lists; those of the sandbox come first, and are all unless it is more.
+    #[arg(long, default_value_t = 0)]
+    plans: usize,
     /// Where it tells news, unless an order names an address of its own.
     #[arg(long, default_value = "")]
     callback_url: String,
@@ -94,6 +97,7 @@ pub async fn start(simulate: Simulate, listen: Option<String>) -> Result<(String
         delay_ms: simulate.delay_ms.into(),
         balance_cents: simulate.balance_cents.into(),
         callback_url: simulate.callback_url,
+        plans: simulate.plans,
     };
     let made = private().create(true).truncate(false).write(true).open(&file);
     made.map_err(|error| format!("the file {} cannot be used: {error}", file.display()))?;

@@ -9,7 +9,7 @@ use domain::connection::Provider;
 use domain::id::ConnectionId;
 use providers::Upstream;
 use providers::airalo::{self, Airalo};
-use providers::connection::{Address, Connection as Wire, Watcher};
+use providers::connection::{Address, Connection as Wire, Pacer, Watcher};
 use providers::esim_access::{self, EsimAccess};
 use providers::esim_go::{self, EsimGo};
 use providers::microesim::{self, MicroEsim};
@@ -90,8 +90,8 @@ pub const fn production_url(provider: Provider) -> &'static str {
     }
 }
 
-/// Makes the adapter of a connection; nothing is sent yet. `notice_url` is our address for its news, and the watcher
-/// is told after each call whether the upstream was there.
+/// Makes the adapter of a connection; nothing is sent yet. `notice_url` is our address for its news; the gate is told after
+/// each call whether the upstream was there, and lets the calls begin of which a reading needs many.
 ///
 /// # Errors
 /// A line for the operator.
@@ -100,7 +100,7 @@ pub fn adapter(
     settings: &Settings,
     secrets: &Secrets,
     notice_url: String,
-    watcher: Option<Watcher>,
+    gate: Option<&Arc<Gate>>,
 ) -> Result<Arc<dyn Upstream>, String> {
     let url = |text: &str| Url::parse(text).map_err(|error| format!("{text} is no address: {error}"));
     // A proxy's address may hold a password, which no message may show.
@@ -111,8 +111,8 @@ pub fn adapter(
         time_limit: Duration::from_millis(u64::try_from(settings.time_limit_ms).unwrap_or(30_000)),
     };
     let wire = Wire::new(&address)?;
-    let wire = match watcher {
-        Some(watcher) => wire.watched(watcher),
+    let wire = match gate {
+        Some(gate) => wire.watched(watcher(gate)).paced(pacer(gate)),
         None => wire,
     };
     let given = |name: &str| secrets.credentials.get(name).cloned();
@@ -146,6 +146,19 @@ pub fn adapter(
             let (account, secret, currency) = (needed("account")?, needed("secret")?, needed("currency")?);
             Arc::new(Tgt::new(wire, tgt::Account { account, secret, currency }))
         }
+    })
+}
+
+fn watcher(gate: &Arc<Gate>) -> Watcher {
+    let gate = Arc::clone(gate);
+    Arc::new(move |answered| gate.heard(answered))
+}
+
+fn pacer(gate: &Arc<Gate>) -> Pacer {
+    let gate = Arc::clone(gate);
+    Arc::new(move || {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move { gate.pace().await })
     })
 }
 
@@ -280,11 +293,7 @@ fn make(platform: &Platform, connection: &Connection) -> Result<(Arc<dyn Upstrea
     let plain = adapter(connection.provider, &connection.settings, &secrets, notice_url.clone(), None)?;
     let per_second = calls_per_second.or(plain.services().calls_per_second);
     let gate = Arc::new(Gate::new(Arc::clone(&platform.clock), most, per_second));
-    let watcher: Watcher = {
-        let gate = Arc::clone(&gate);
-        Arc::new(move |answered| gate.heard(answered))
-    };
-    let upstream = adapter(connection.provider, &connection.settings, &secrets, notice_url, Some(watcher))?;
+    let upstream = adapter(connection.provider, &connection.settings, &secrets, notice_url, Some(&gate))?;
     Ok((upstream, gate))
 }
 

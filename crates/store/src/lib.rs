@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod catalogue;
 pub mod checkout;
 pub mod connection;
 pub mod contact;

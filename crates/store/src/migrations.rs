@@ -11,6 +11,7 @@ const SQLITE: &[&str] = &[
     include_str!("../migrations/sqlite/0006_catalogue.sql"),
     include_str!("../migrations/sqlite/0007_pricing.sql"),
     include_str!("../migrations/sqlite/0008_lanes.sql"),
+    include_str!("../migrations/sqlite/0009_catalogue_syncs.sql"),
     include_str!("../migrations/sqlite/0010_usage.sql"),
     include_str!("../migrations/sqlite/0011_differences.sql"),
 ];

@@ -36,6 +36,7 @@ const TABLES: &[Table] = &[
     table("plans", &["id"]),
     table("offers", &["connection", "upstream_plan_id"]),
     table("offer_changes", &["id"]),
+    table("catalogue_syncs", &["connection"]),
     money("orders", &["id"], "quantity * unit_price - refunded"),
     table("travellers", &["order_id"]),
     money("esims", &["id"], "refunded"),

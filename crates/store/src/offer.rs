@@ -88,6 +88,19 @@ pub struct Applied {
     pub plans_back: u32,
 }
 
+impl Applied {
+    /// Adds what another portion did.
+    pub fn add(&mut self, other: &Self) {
+        for (kind, count) in &other.changes {
+            let sum = self.changes.entry(*kind).or_default();
+            *sum = sum.saturating_add(*count);
+        }
+        self.plans_made = self.plans_made.saturating_add(other.plans_made);
+        self.plans_withdrawn = self.plans_withdrawn.saturating_add(other.plans_withdrawn);
+        self.plans_back = self.plans_back.saturating_add(other.plans_back);
+    }
+}
+
 /// A change with what there was before.
 struct Step<'c> {
     kind: ChangeKind,
@@ -274,9 +287,11 @@ fn tell(tx: &mut dyn Tx, source: &Source, step: &Step<'_>, plan: PlanId) -> Resu
         },
     };
     let id = OfferChangeId::new(tx.fresh_id());
+    let before = step.before.map(|before| before.offer.cost.to_string());
+    let after = step.now.map(|now| now.cost.to_string());
     tx.change(
-        "insert into offer_changes (id, connection, upstream_plan_id, plan_id, change, detail)
-         values ($1, $2, $3, $4, $5, $6)",
+        "insert into offer_changes (id, connection, upstream_plan_id, plan_id, change, detail, cost_before, cost_after)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
         &[
             id.as_bytes().into(),
             (&source.connection).into(),
@@ -284,6 +299,8 @@ fn tell(tx: &mut dyn Tx, source: &Source, step: &Step<'_>, plan: PlanId) -> Resu
             plan.as_bytes().into(),
             step.kind.word().into(),
             (&detail).into(),
+            before.as_ref().into(),
+            after.as_ref().into(),
         ],
     )
 }
@@ -414,6 +431,7 @@ pub fn move_offer(
     upstream_plan_id: &str,
     to: PlanId,
     force: bool,
+    reason: Option<&str>,
 ) -> Decision<StoredOffer, OfferRefusal> {
     let mut revisions = Revisions::begin(tx)?;
     let Some(offer) = find(tx, connection, upstream_plan_id)? else { return refuse(OfferRefusal::NotFound) };
@@ -436,7 +454,7 @@ pub fn move_offer(
     settle(tx, &mut revisions, BTreeSet::from([offer.plan, to]))?;
     revisions.end(tx)?;
     let detail = format!("{} -> {to}{}", offer.plan, if forced { ", forced" } else { "" });
-    audit::write(tx, act, "offer.moved", &offer.subject(), &detail, None)?;
+    audit::write(tx, act, "offer.moved", &offer.subject(), &detail, reason)?;
     tx.after_commit(Event::PlansChanged);
     Ok(StoredOffer { plan: to, changed_at: now, ..offer })
 }
@@ -616,6 +634,61 @@ pub fn list(
     collect(snapshot, &sql, &[connection.into(), after.unwrap_or_default().into(), limit.into()], stored)
 }
 
+/// Which offers are wanted; all where nothing is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OfferFilter {
+    /// Those of this connection.
+    pub connection: Option<String>,
+    /// Those of this plan.
+    pub plan: Option<PlanId>,
+    /// Those that the operator holds, or does not.
+    pub held: Option<bool>,
+    /// Those that the upstream lists no more, or does.
+    pub withdrawn: Option<bool>,
+}
+
+/// Offers by connection and id, after that one.
+///
+/// # Errors
+/// [`Fault`].
+pub fn search(
+    snapshot: &mut dyn Snapshot,
+    filter: &OfferFilter,
+    after: Option<(&str, &str)>,
+    limit: u32,
+) -> Result<Vec<StoredOffer>, Fault> {
+    let (mut conditions, mut values) = (Vec::new(), Vec::<Value<'_>>::new());
+    if let Some(connection) = &filter.connection {
+        values.push(connection.into());
+        conditions.push(format!("connection = ${}", values.len()));
+    }
+    if let Some(plan) = &filter.plan {
+        values.push(plan.as_bytes().into());
+        conditions.push(format!("plan_id = ${}", values.len()));
+    }
+    if let Some(held) = filter.held {
+        values.push(held.into());
+        conditions.push(format!("held = ${}", values.len()));
+    }
+    if let Some(withdrawn) = filter.withdrawn {
+        conditions.push(format!("withdrawn_at is {}null", if withdrawn { "not " } else { "" }));
+    }
+    if let Some((connection, id)) = after {
+        values.extend([Value::from(connection), Value::from(id)]);
+        conditions.push(format!("(connection, upstream_plan_id) > (${}, ${})", values.len() - 1, values.len()));
+    }
+    values.push(limit.into());
+    let wanted = if conditions.is_empty() { String::new() } else { format!("where {}", conditions.join(" and ")) };
+    let sql = format!("select {OFFER} {wanted} order by connection, upstream_plan_id limit ${}", values.len());
+    collect(snapshot, &sql, &values, stored)
+}
+
+/// Whether any offer of a plan can be bought.
+pub(crate) fn any_usable(snapshot: &mut dyn Snapshot, plan: PlanId) -> Result<bool, Fault> {
+    let sql = "select 1 from offers where plan_id = $1 and withdrawn_at is null and held = 0 limit 1";
+    Ok(row(snapshot, sql, &[plan.as_bytes().into()], |_| Ok(()))?.is_some())
+}
+
 /// The offers of a plan, withdrawn ones included.
 ///
 /// # Errors
@@ -690,6 +763,17 @@ pub struct OfferChange {
     pub kind: ChangeKind,
     /// From what to what.
     pub detail: String,
+    /// What it cost before; `None` for a new one, and for what was told by an older program.
+    pub before: Option<Cost>,
+    /// What it costs since then; `None` for a withdrawn one, likewise.
+    pub after: Option<Cost>,
+}
+
+/// A cost as it was told.
+fn told_cost(text: Option<&str>) -> Result<Option<Cost>, Fault> {
+    let Some(text) = text else { return Ok(None) };
+    let cost = text.split_once(' ').and_then(|(amount, currency)| Cost::parse(amount, currency));
+    cost.map(Some).ok_or_else(|| Fault::Bug("malformed cost in the database".to_owned()))
 }
 
 /// Changes below `cursor`, newest first, of one connection or all, of one kind or all.
@@ -709,11 +793,13 @@ pub fn changes(
     // Two statements, so that each is answered along its index.
     let sql = match connection {
         None => {
-            "select id, connection, upstream_plan_id, plan_id, change, detail from offer_changes
+            "select id, connection, upstream_plan_id, plan_id, change, detail, cost_before, cost_after
+             from offer_changes
              where id < $1 and (change = $2 or $2 is null) order by id desc limit $3"
         }
         Some(_) => {
-            "select id, connection, upstream_plan_id, plan_id, change, detail from offer_changes
+            "select id, connection, upstream_plan_id, plan_id, change, detail, cost_before, cost_after
+             from offer_changes
              where connection = $1 and id < $2 and (change = $3 or $3 is null) order by id desc limit $4"
         }
     };
@@ -726,6 +812,8 @@ pub fn changes(
             plan: PlanId::from_slice(row.bytes(3)?)?,
             kind: row.text(4)?.parse()?,
             detail: row.text(5)?.to_owned(),
+            before: told_cost(row.opt_text(6)?)?,
+            after: told_cost(row.opt_text(7)?)?,
         })
     })
 }

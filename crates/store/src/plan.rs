@@ -1,6 +1,7 @@
 //! The plans on sale.
 
 use crate::audit::{self, Act};
+use crate::offer;
 use crate::port::{Decision, Event, Fault, Lock, Row, Snapshot, Tx, Value, collect, refuse, row, rows_of};
 use domain::catalogue::CONNECTIONS;
 use domain::id::PlanId;
@@ -225,6 +226,30 @@ pub fn withdraw(tx: &mut dyn Tx, act: &Act, id: PlanId) -> Decision<Listed, Plan
     audit::write(tx, act, "plan.withdrawn", &id.to_string(), "", None)?;
     tx.after_commit(Event::PlansChanged);
     Ok(Listed { withdrawn_at: Some(at), withdrawn_by: Some(by), revision, ..listed })
+}
+
+/// Takes back that the operator withdrew a plan: it is on sale again. One that lives from offers is so while one of them
+/// can be bought; until then the catalogue keeps it off sale, and brings it back with its offers.
+///
+/// # Errors
+/// [`PlanRefusal`].
+pub fn restore(tx: &mut dyn Tx, act: &Act, id: PlanId) -> Decision<Listed, PlanRefusal> {
+    let mut revisions = Revisions::begin(tx)?;
+    let Some(listed) = find(tx, id)? else { return refuse(PlanRefusal::NotFound) };
+    if listed.withdrawn_by != Some(WithdrawnBy::Operator) {
+        return refuse(PlanRefusal::AlreadyDecided);
+    }
+    let on_sale = listed.plan.provider != CONNECTIONS || offer::any_usable(tx, id)?;
+    let (at, by) = if on_sale { (None, None) } else { (listed.withdrawn_at, Some(WithdrawnBy::Catalogue)) };
+    let revision = revisions.next();
+    tx.change(
+        "update plans set withdrawn_at = $1, withdrawn_by = $2, revision = $3 where id = $4",
+        &[at.into(), by.map(WithdrawnBy::word).into(), revision.into(), id.as_bytes().into()],
+    )?;
+    revisions.end(tx)?;
+    audit::write(tx, act, "plan.restored", &id.to_string(), "", None)?;
+    tx.after_commit(Event::PlansChanged);
+    Ok(Listed { withdrawn_at: at, withdrawn_by: by, revision, ..listed })
 }
 
 /// Makes a plan that lives from offers. One whose only offer is held begins off sale.

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use store::Store;
 use store::checkout::{Quote, Quotes, SANDBOX, place_orders};
-use store::offer::{Applied, OfferRefusal, PORTION, Source, StoredOffer, apply_changes, hold, move_offer, release};
+use store::offer::{
+    Applied, OfferFilter, OfferRefusal, PORTION, Source, StoredOffer, apply_changes, hold, move_offer, release,
+};
 use store::plan::{Listed, PlanRefusal};
 use store::port::{Decision, Event, Failure, Needs, Tx};
 use uuid::Uuid;
@@ -91,13 +93,7 @@ impl Shop {
         let changes = diff(&self.known(connection), &Sifted::new(fetched.to_vec()), true).unwrap();
         let mut all = Applied::default();
         for portion in changes.chunks(PORTION) {
-            let applied = self.apply(connection, portion);
-            for (kind, count) in applied.changes {
-                *all.changes.entry(kind).or_default() += count;
-            }
-            all.plans_made += applied.plans_made;
-            all.plans_withdrawn += applied.plans_withdrawn;
-            all.plans_back += applied.plans_back;
+            all.add(&self.apply(connection, portion));
         }
         all
     }
@@ -143,6 +139,12 @@ impl Shop {
         changes.into_iter().filter(of_it).map(|change| (change.kind, change.detail)).collect()
     }
 
+    /// How often the price lists were told to be old. A shared database says so of itself, too, as soon as it can hear
+    /// the other nodes, so nothing is counted there.
+    fn told(&self) -> usize {
+        if self.db.store.is_shared() { 0 } else { self.told.load(Ordering::SeqCst) }
+    }
+
     fn revision(&self) -> i64 {
         self.plans().iter().map(|listed| listed.revision).max().unwrap_or(0)
     }
@@ -159,11 +161,22 @@ impl Shop {
 
     fn move_offer(&self, connection: &str, id: &str, to: PlanId, force: bool) -> Result<StoredOffer, OfferRefusal> {
         let (connection, id) = (connection.to_owned(), id.to_owned());
-        decided(self.db.write(move |tx| move_offer(tx, &act(), &connection, &id, to, force)))
+        decided(self.db.write(move |tx| move_offer(tx, &act(), &connection, &id, to, force, Some("a story"))))
     }
 
     fn withdraw(&self, plan: PlanId) -> Result<Listed, PlanRefusal> {
         decided(self.db.write(move |tx| store::plan::withdraw(tx, &act(), plan)))
+    }
+
+    fn restore(&self, plan: PlanId) -> Result<Listed, PlanRefusal> {
+        decided(self.db.write(move |tx| store::plan::restore(tx, &act(), plan)))
+    }
+
+    fn search(&self, filter: OfferFilter, after: Option<(String, String)>, limit: u32) -> Vec<StoredOffer> {
+        self.db.read(move |snapshot| {
+            let after = after.as_ref().map(|(connection, id)| (connection.as_str(), id.as_str()));
+            store::offer::search(snapshot, &filter, after, limit)
+        })
     }
 
     fn set_price(&self, plan: PlanId, cents: i64) -> Listed {
@@ -326,6 +339,36 @@ fn an_offer_that_comes_back_brings_its_plan_back_unless_the_operator_withdrew_it
 }
 
 #[test]
+fn what_the_operator_withdrew_he_can_put_back_on_sale_while_somebody_offers_it() {
+    let shop = Shop::new();
+    shop.sync("tsim-1", &[offer("a", 150)]);
+    let plan = shop.plan_of("tsim-1", "a").plan.id;
+    let of_the_sandbox = on_sale(&shop.db, SANDBOX, "by hand", 450);
+    for plan in [plan, of_the_sandbox] {
+        assert_eq!(shop.restore(plan), Err(PlanRefusal::AlreadyDecided));
+        shop.withdraw(plan).unwrap();
+        let before = shop.revision();
+        let restored = shop.restore(plan).unwrap();
+        assert_eq!((restored.withdrawn_at, restored.withdrawn_by), (None, None));
+        assert_eq!((&restored, restored.revision > before), (&shop.plan(plan), true));
+        assert_eq!(shop.restore(plan), Err(PlanRefusal::AlreadyDecided));
+    }
+    assert_eq!(shop.restore(PlanId::new(Uuid::nil())), Err(PlanRefusal::NotFound));
+
+    // Nobody offers it: it waits for that. What the catalogue took off sale was no decision of his.
+    shop.withdraw(plan).unwrap();
+    shop.hold("tsim-1", "a").unwrap();
+    let restored = shop.restore(plan).unwrap();
+    assert_eq!((restored.withdrawn_by, is_on_sale(&restored)), (Some(WithdrawnBy::Catalogue), false));
+    assert_eq!(restored, shop.plan(plan));
+    assert_eq!(shop.restore(plan), Err(PlanRefusal::AlreadyDecided));
+    shop.release("tsim-1", "a").unwrap();
+    assert!(is_on_sale(&shop.plan(plan)));
+    let restored = shop.audited().into_iter().filter(|(action, _)| action == "plan.restored").count();
+    assert_eq!(restored, 3);
+}
+
+#[test]
 fn costs_and_words_follow_the_upstream_and_the_plan_gets_a_new_revision() {
     let shop = Shop::new();
     shop.sync("tsim-1", &[offer("a", 150), offer("b", 150)]);
@@ -404,7 +447,7 @@ fn a_portion_that_is_applied_twice_changes_nothing_the_second_time() {
         (ChangeKind::ChangedIdentity, 1),
     ];
     assert_eq!(counted(&shop.apply("tsim-1", &changes)), all);
-    let state = || (shop.offers("tsim-1"), shop.plans(), shop.changes(), shop.told.load(Ordering::SeqCst));
+    let state = || (shop.offers("tsim-1"), shop.plans(), shop.changes(), shop.told());
     let before = state();
     shop.clock.advance(1_000);
     assert_eq!(shop.apply("tsim-1", &changes), Applied::default());
@@ -532,6 +575,37 @@ fn offers_and_their_changes_are_read_page_by_page_and_counted() {
         ids.extend(page.into_iter().map(|offer| offer.offer.upstream_plan_id));
     }
     assert_eq!(ids, many.iter().map(|offer| offer.upstream_plan_id.clone()).collect::<Vec<_>>());
+    let all: Vec<StoredOffer> = ["airalo-1", "tsim-1"].iter().flat_map(|name| shop.offers(name)).collect();
+    let plan = all[0].plan;
+    let of = |connection: Option<&str>, plan, held, withdrawn| {
+        let filter = OfferFilter { connection: connection.map(str::to_owned), plan, held, withdrawn };
+        let fits = |offer: &&StoredOffer| {
+            connection.is_none_or(|connection| offer.connection == connection)
+                && plan.is_none_or(|plan| offer.plan == plan)
+                && held.is_none_or(|held| offer.held == held)
+                && withdrawn.is_none_or(|withdrawn| offer.withdrawn_at.is_some() == withdrawn)
+        };
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = shop.search(filter.clone(), after, 4);
+            let Some(last) = page.last() else { break };
+            after = Some((last.connection.clone(), last.offer.upstream_plan_id.clone()));
+            found.extend(page);
+        }
+        assert_eq!(found, all.iter().filter(fits).cloned().collect::<Vec<_>>(), "{filter:?}");
+        found.len()
+    };
+    let either = [None, Some(true), Some(false)];
+    for connection in [None, Some("tsim-1"), Some("tsim-2")] {
+        for plan in [None, Some(plan)] {
+            for (held, withdrawn) in either.iter().flat_map(|held| either.map(|withdrawn| (*held, withdrawn))) {
+                of(connection, plan, held, withdrawn);
+            }
+        }
+    }
+    let held = of(Some("tsim-1"), None, Some(true), Some(false));
+    assert_eq!((of(None, None, None, None), held, of(None, Some(plan), None, None)), (28, 2, 1));
+
     let counts = shop.db.read(store::offer::counts);
     let counts: Vec<_> =
         counts.iter().map(|count| (count.connection.as_str(), count.usable, count.held, count.withdrawn)).collect();
@@ -891,10 +965,10 @@ fn random_catalogues_leave_every_live_offer_with_the_one_plan_that_means_the_sam
                 _ => {
                     let fetched = change_list(&mut random, &mut lists, connection);
                     shop.sync(connection, &fetched);
-                    let told = shop.told.load(Ordering::SeqCst);
+                    let told = shop.told();
                     let changes = diff(&shop.known(connection), &Sifted::new(fetched), false);
                     assert_eq!(changes, Ok(Vec::new()), "there is nothing more to do");
-                    assert_eq!(shop.told.load(Ordering::SeqCst), told);
+                    assert_eq!(shop.told(), told);
                 }
             }
             check_rules(&shop, &lists, &withdrawn, &mut meant);
@@ -962,9 +1036,9 @@ fn a_catalogue_of_twenty_thousand_offers() {
         changes.len()
     };
     assert_eq!(sync("tsim-1"), 20_000);
-    let before = (shop.revision(), shop.told.load(Ordering::SeqCst));
+    let before = (shop.revision(), shop.told());
     assert_eq!(sync("tsim-1"), 0);
-    assert_eq!((shop.revision(), shop.told.load(Ordering::SeqCst)), before);
+    assert_eq!((shop.revision(), shop.told()), before);
     assert_eq!(sync("tsim-2"), 20_000);
     assert_eq!(shop.plans().len(), 20_000);
 }

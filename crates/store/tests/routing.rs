@@ -327,7 +327,7 @@ fn an_offer_without_a_rate_is_not_bought_at_a_price_nobody_knows() {
     let source = Source { connection: "euro".to_owned(), siblings: vec!["euro".to_owned()], currency: Currency::USD };
     shop.db.write(move |tx| apply_changes(tx, &source, &changes)).unwrap();
     let plan = shop.plan;
-    shop.db.write(move |tx| move_offer(tx, &act(), "euro", "fr-1gb", plan, false)).unwrap();
+    shop.db.write(move |tx| move_offer(tx, &act(), "euro", "fr-1gb", plan, false, None)).unwrap();
     shop.stand("euro", Some(healthy(1)));
     let order = shop.buy(1);
     shop.route();

@@ -137,7 +137,8 @@ fn catalogue(db: &Db) -> impl PartialEq + std::fmt::Debug + use<> {
     db.read(|snapshot| {
         let plans = store::plan::changed_since(snapshot, 0, 1_000)?;
         let offers = store::offer::list(snapshot, "tsim-1", None, 1_000)?;
-        Ok((plans, offers, store::offer::changes(snapshot, None, None, None, 1_000)?))
+        let changes = store::offer::changes(snapshot, None, None, None, 1_000)?;
+        Ok((plans, offers, changes, store::catalogue::all(snapshot)?))
     })
 }
 
@@ -167,6 +168,7 @@ fn what_upstreams_offer_is_moved_with_the_number_of_the_last_change() {
         let (source, changes) = (source.clone(), diff(&known, &fetched, false).unwrap());
         db.write(move |tx| apply_changes(tx, &source, &changes)).unwrap();
     }
+    db.write(|tx| store::catalogue::begin_due(tx, "tsim-1", 0, 1_000)).unwrap();
     let before = catalogue(&db);
     db.index_all();
     drop(db);

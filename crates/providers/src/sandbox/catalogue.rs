@@ -11,6 +11,9 @@ const GB: i64 = 1024;
 const GLOBAL_CENTS_PER_GB: i64 = 690;
 const REGIONAL_CENTS_PER_GB: i64 = 520;
 const SPECIAL_PRICE_CENTS: i64 = 450;
+/// The sizes and terms that a large upstream sells everywhere.
+const LARGE_GB: [i64; 10] = [1, 2, 3, 5, 10, 15, 20, 30, 50, 100];
+const LARGE_DAYS: [i64; 4] = [5, 7, 15, 30];
 const FAIR_USE: &str = "Full speed for the first 3 GB of each day, then at least 1 Mbit/s.";
 
 /// A network a plan's eSIM registers on.
@@ -68,6 +71,41 @@ pub fn catalogue() -> Vec<CataloguePlan> {
     special.chain(local_plans()).chain(regional_plans()).chain(global_plans()).collect()
 }
 
+/// The same with more plans behind them, up to so many in all: what large upstreams list, which is the same data again
+/// and again in other sizes and on other networks.
+#[must_use]
+pub(crate) fn large_catalogue(plans: usize) -> Vec<CataloguePlan> {
+    let mut all = catalogue();
+    if plans <= all.len() {
+        return all;
+    }
+    let known: HashSet<String> = all.iter().map(|plan| plan.upstream_plan_id.clone()).collect();
+    let local = COUNTRIES.iter().map(of_country);
+    let coverages: Vec<Coverage> =
+        local.chain(REGIONS.iter().map(|region| of_region(region))).chain([of_all()]).collect();
+    let fixed = LARGE_GB.iter().flat_map(|gb| LARGE_DAYS.iter().map(|days| (Data::Fixed { gb: *gb }, *days)));
+    let sizes: Vec<(Data, i64)> = fixed.chain([(Data::Daily { gb: 1 }, 7), (Data::Unlimited, 10)]).collect();
+    for series in 1_i64.. {
+        for (data, days) in &sizes {
+            for coverage in &coverages {
+                let mut plan = plan(coverage, *data, *days);
+                if series > 1 {
+                    plan.upstream_plan_id = format!("{}-s{series}", plan.upstream_plan_id);
+                    plan.name = format!("{}, series {series}", plan.name);
+                    plan.price_minor = plan.price_minor.saturating_add(10_i64.saturating_mul(series));
+                } else if known.contains(&plan.upstream_plan_id) {
+                    continue;
+                }
+                all.push(plan);
+                if all.len() == plans {
+                    return all;
+                }
+            }
+        }
+    }
+    all
+}
+
 /// Whether the catalogue has a plan with this id.
 pub(super) fn contains(upstream_plan_id: &str) -> bool {
     static IDS: LazyLock<HashSet<String>> =
@@ -92,16 +130,42 @@ struct Coverage {
     countries: Vec<&'static Country>,
 }
 
+fn of_country(country: &'static Country) -> Coverage {
+    Coverage {
+        slug: country.code.to_ascii_lowercase(),
+        name: country.name,
+        kind: "local",
+        region: None,
+        cents_per_gb: country.cents_per_gb,
+        countries: vec![country],
+    }
+}
+
+fn of_region(region: &'static str) -> Coverage {
+    Coverage {
+        slug: region.to_ascii_lowercase().replace(' ', "-"),
+        name: region,
+        kind: "regional",
+        region: Some(region),
+        cents_per_gb: REGIONAL_CENTS_PER_GB,
+        countries: COUNTRIES.iter().filter(|country| country.region == region).collect(),
+    }
+}
+
+fn of_all() -> Coverage {
+    Coverage {
+        slug: "global".to_owned(),
+        name: "Global",
+        kind: "global",
+        region: None,
+        cents_per_gb: GLOBAL_CENTS_PER_GB,
+        countries: COUNTRIES.iter().collect(),
+    }
+}
+
 fn local_plans() -> impl Iterator<Item = CataloguePlan> {
     COUNTRIES.iter().enumerate().flat_map(|(index, country)| {
-        let coverage = Coverage {
-            slug: country.code.to_ascii_lowercase(),
-            name: country.name,
-            kind: "local",
-            region: None,
-            cents_per_gb: country.cents_per_gb,
-            countries: vec![country],
-        };
+        let coverage = of_country(country);
         let even = index % 2 == 0;
         let mut sizes = vec![(Data::Fixed { gb: 1 }, 7)];
         match (country.popular, even) {
@@ -120,14 +184,7 @@ fn local_plans() -> impl Iterator<Item = CataloguePlan> {
 
 fn regional_plans() -> impl Iterator<Item = CataloguePlan> {
     REGIONS.iter().flat_map(|region| {
-        let coverage = Coverage {
-            slug: region.to_ascii_lowercase().replace(' ', "-"),
-            name: region,
-            kind: "regional",
-            region: Some(region),
-            cents_per_gb: REGIONAL_CENTS_PER_GB,
-            countries: COUNTRIES.iter().filter(|country| country.region == *region).collect(),
-        };
+        let coverage = of_region(region);
         let mut sizes = vec![(Data::Fixed { gb: 3 }, 30), (Data::Fixed { gb: 10 }, 30)];
         if coverage.countries.len() > 10 {
             sizes.extend([(Data::Daily { gb: 2 }, 10), (Data::Unlimited, 15)]);
@@ -137,14 +194,7 @@ fn regional_plans() -> impl Iterator<Item = CataloguePlan> {
 }
 
 fn global_plans() -> impl Iterator<Item = CataloguePlan> {
-    let coverage = Coverage {
-        slug: "global".to_owned(),
-        name: "Global",
-        kind: "global",
-        region: None,
-        cents_per_gb: GLOBAL_CENTS_PER_GB,
-        countries: COUNTRIES.iter().collect(),
-    };
+    let coverage = of_all();
     [(1, 7), (5, 60), (20, 180)]
         .into_iter()
         .map(move |(gb, days)| CataloguePlan { activation: "on_order", ..plan(&coverage, Data::Fixed { gb }, days) })
@@ -299,6 +349,19 @@ mod tests {
             assert!(plan.countries.iter().all(|code| plan.networks.iter().any(|network| network.country == *code)));
         }
         assert!(!contains("sandbox-nothing"));
+    }
+
+    #[test]
+    fn a_large_catalogue_has_as_many_plans_as_it_is_asked_for_and_begins_as_the_small_one() {
+        let small = catalogue();
+        assert_eq!((large_catalogue(0), large_catalogue(small.len())), (small.clone(), small.clone()));
+        let large = large_catalogue(20_000);
+        assert_eq!((large.len(), &large[..small.len()]), (20_000, &small[..]));
+        let ids: HashSet<&String> = large.iter().map(|plan| &plan.upstream_plan_id).collect();
+        let names: HashSet<&String> = large.iter().map(|plan| &plan.name).collect();
+        assert_eq!((ids.len(), names.len()), (20_000, 20_000));
+        assert!(large.iter().all(|plan| plan.price_minor > 0 && !plan.countries.is_empty()));
+        assert_eq!(large_catalogue(300), large[..300]);
     }
 
     #[test]

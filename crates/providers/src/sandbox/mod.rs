@@ -14,6 +14,7 @@ pub(crate) mod special;
 mod upstream;
 mod world;
 
+pub(crate) use catalogue::large_catalogue;
 pub use catalogue::{CataloguePlan, Network, catalogue};
 pub(crate) use countries::place;
 pub use error::SandboxError;

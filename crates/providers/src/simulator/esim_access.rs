@@ -845,7 +845,7 @@ mod tests {
 
     fn asked(headers: &[(&str, &str)], body: &'static str) -> String {
         let credentials = Credentials { account: "11111".to_owned(), secret: "1111".to_owned(), salt: String::new() };
-        let options = ShopOptions { seed: 7, delay_ms: 0, balance_cents: 100, callback_url: String::new() };
+        let options = ShopOptions { seed: 7, delay_ms: 0, balance_cents: 100, callback_url: String::new(), plans: 0 };
         let shop = Shop::open(std::path::Path::new(""), options).unwrap();
         let request = Request {
             method: "POST".to_owned(),

@@ -170,13 +170,13 @@ impl MicroEsim {
 fn page(shop: &Shop, request: &Request) -> Reply {
     let number = |name, default: usize| request.parameter(name).parse().unwrap_or(default).max(1);
     let (page, size) = (number("pageNo", 1), number("pageSize", 20).min(500));
-    let plans = shop.plans();
-    let list: Vec<Value> = plans.iter().skip((page - 1).saturating_mul(size)).take(size).map(plan).collect();
+    let (plans, all) = shop.plans_from((page - 1).saturating_mul(size), size);
+    let list: Vec<Value> = plans.iter().map(plan).collect();
     success(json!({
         "pageNo": page,
         "pageSize": size,
-        "total": plans.len(),
-        "totalPages": plans.len().div_ceil(size),
+        "total": all,
+        "totalPages": all.div_ceil(size),
         "list": list,
     }))
 }

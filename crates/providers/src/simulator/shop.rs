@@ -3,7 +3,7 @@
 
 use crate::sandbox::profiles::Profiles;
 use crate::sandbox::special;
-use crate::sandbox::{CataloguePlan, catalogue};
+use crate::sandbox::{CataloguePlan, large_catalogue};
 use domain::fulfilment::Profile;
 use domain::time::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -74,6 +74,8 @@ pub struct ShopOptions {
     pub balance_cents: i64,
     /// Where news goes when a sale names no address of its own; empty for nowhere.
     pub callback_url: String,
+    /// How many plans it lists at least; those of the sandbox come first, and are all for 0.
+    pub plans: usize,
 }
 
 /// A plan as the shop sells it now.
@@ -91,6 +93,20 @@ impl ShopPlan {
     pub fn day_cents(&self) -> i64 {
         let days = self.plan.validity_days.max(1);
         self.plan.price_minor.saturating_add(days - 1) / days
+    }
+}
+
+/// What was changed of a plan.
+#[derive(Debug)]
+struct PlanChange {
+    cents: Option<i64>,
+    withdrawn: bool,
+    sells: Option<String>,
+}
+
+impl PlanChange {
+    fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Self> {
+        Ok(Self { cents: row.get(first)?, withdrawn: row.get(first + 1)?, sells: row.get(first + 2)? })
     }
 }
 
@@ -393,7 +409,7 @@ impl Shop {
                 seed
             }
         };
-        let plans = catalogue();
+        let plans = large_catalogue(options.plans);
         let order = plans.iter().map(|plan| plan.upstream_plan_id.clone()).collect();
         let plans = plans.into_iter().map(|plan| (plan.upstream_plan_id.clone(), plan)).collect();
         let profiles = Profiles::new(seed.unsigned_abs());
@@ -413,23 +429,45 @@ impl Shop {
     pub(super) fn plan_now(&self, connection: &Connection, id: &str) -> Option<ShopPlan> {
         let changed = connection
             .query_row("select cents, withdrawn, sells from plan_changes where plan = ?1", [id], |row| {
-                Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, bool>(1)?, row.get::<_, Option<String>>(2)?))
+                PlanChange::read(row, 0)
             })
             .optional()
             .ok()?;
-        let (cents, withdrawn, sells) = changed.unwrap_or((None, false, None));
-        let mut plan = self.plans.get(sells.as_deref().unwrap_or(id))?.clone();
+        self.changed_plan(id, changed.as_ref())
+    }
+
+    fn changed_plan(&self, id: &str, changed: Option<&PlanChange>) -> Option<ShopPlan> {
+        let sells = changed.and_then(|changed| changed.sells.as_deref());
+        let mut plan = self.plans.get(sells.unwrap_or(id))?.clone();
         plan.upstream_plan_id = id.to_owned();
-        plan.price_minor = cents.unwrap_or(plan.price_minor);
-        Some(ShopPlan { plan, withdrawn })
+        plan.price_minor = changed.and_then(|changed| changed.cents).unwrap_or(plan.price_minor);
+        Some(ShopPlan { plan, withdrawn: changed.is_some_and(|changed| changed.withdrawn) })
     }
 
     /// All plans on the list, in a fixed order.
     #[must_use]
     pub fn plans(&self) -> Vec<ShopPlan> {
+        self.plans_from(0, usize::MAX).0
+    }
+
+    /// Some plans on the list, after so many, in the same order; and how many there are in all.
+    #[must_use]
+    pub fn plans_from(&self, skipped: usize, most: usize) -> (Vec<ShopPlan>, usize) {
+        let changes = self.plan_changes();
+        let listed = || self.order.iter().filter(|id| !changes.get(*id).is_some_and(|changed| changed.withdrawn));
+        let some = listed().skip(skipped).take(most).filter_map(|id| self.changed_plan(id, changes.get(id)));
+        (some.collect(), listed().count())
+    }
+
+    /// What was changed of which plan.
+    fn plan_changes(&self) -> HashMap<String, PlanChange> {
         let connection = self.lock();
-        let all = self.order.iter().filter_map(|id| self.plan_now(&connection, id));
-        all.filter(|plan| !plan.withdrawn).collect()
+        let changes =
+            connection.prepare("select plan, cents, withdrawn, sells from plan_changes").and_then(|mut all| {
+                let rows = all.query_map([], |row| Ok((row.get(0)?, PlanChange::read(row, 1)?)))?;
+                rows.collect()
+            });
+        changes.unwrap_or_default()
     }
 
     /// Changes a plan: its price, whether it is on the list, and what is sold under its id.

@@ -149,9 +149,9 @@ impl Tsim {
 fn page(shop: &Shop, request: &Request) -> Reply {
     let number = |name, default: usize| request.parameter(name).parse().unwrap_or(default).max(1);
     let (page, size) = (number("pageNo", 1), number("pageSize", 20).min(500));
-    let plans = shop.plans();
-    let data: Vec<Value> = plans.iter().skip((page - 1).saturating_mul(size)).take(size).map(plan).collect();
-    success(json!({"data": data, "last_page": plans.len().div_ceil(size)}))
+    let (plans, all) = shop.plans_from((page - 1).saturating_mul(size), size);
+    let data: Vec<Value> = plans.iter().map(plan).collect();
+    success(json!({"data": data, "last_page": all.div_ceil(size)}))
 }
 
 fn no_sale(no_sale: &NoSale) -> Reply {

@@ -76,7 +76,8 @@ impl Stage {
             callback_url: url.clone(),
         };
         let clock = Arc::new(AtomicI64::new(1_795_000_000_000));
-        let options = ShopOptions { seed: 7, delay_ms: DELAY_MS, balance_cents: BALANCE_CENTS, callback_url: url };
+        let options =
+            ShopOptions { seed: 7, delay_ms: DELAY_MS, balance_cents: BALANCE_CENTS, callback_url: url, plans: 0 };
         let shop = Shop::open(Path::new(""), options).unwrap();
         let Keys { account, secret, salt, .. } = keys.clone();
         let dialect = dialect(case.dialect, Credentials { account, secret, salt }).unwrap();

@@ -37,6 +37,7 @@ pub(super) const RANGES: &[(&str, i64, i64)] = &[
     ("fulfilment.max_attempts", 1, 1_000),
     ("fulfilment.patience_hours", 1, 720),
     ("routing.least_margin_basis_points", 0, 10_000),
+    ("catalogue.sync_minutes", 0, 10_080),
     ("idempotency.keep_hours", 24, 720),
 ];
 

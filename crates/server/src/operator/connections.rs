@@ -160,7 +160,7 @@ async fn one(call: &OperatorCall, status: u16, message: &str, connection: Connec
     Ok(Answer::json(status, message, &OneConnection { connection: view(&call.platform, connection) }))
 }
 
-async fn find(call: &OperatorCall) -> Result<Connection, Problem> {
+pub(super) async fn find(call: &OperatorCall) -> Result<Connection, Problem> {
     let id: ConnectionId = call.id("connectionId")?;
     let found = call.platform.store.read(move |snapshot| connection::find(snapshot, id)).await?;
     found.ok_or_else(Problem::not_found)

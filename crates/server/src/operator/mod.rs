@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod audit_log;
+pub mod catalogue;
 pub mod connections;
 pub mod differences;
 pub mod explain;
@@ -10,6 +11,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod markup_rules;
 pub mod notices;
+pub mod offers;
 pub mod orders;
 pub mod plans;
 pub mod rates;

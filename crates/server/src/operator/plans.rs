@@ -9,7 +9,7 @@ use crate::json::Time;
 use crate::problem::{Code, Problem};
 use domain::id::PlanId;
 use domain::money::Currency;
-use domain::plan::{Activation, Network, Plan, PlanType};
+use domain::plan::{Activation, Network, Plan, PlanType, WithdrawnBy};
 use schemars::JsonSchema;
 use serde::Serialize;
 use store::plan::{self, Imported, Listed, PlanRefusal};
@@ -23,9 +23,11 @@ pub struct ListedView<'a> {
     plan: PlanView<'a>,
     provider: &'a str,
     upstream_plan_id: &'a str,
-    withdrawn_at: Option<Time>,
-    /// operator, or rules: then the price differs from tenant to tenant, and `price` is 0.
+    /// operator or rules: who says what it costs.
     priced_by: &'static str,
+    withdrawn_at: Option<Time>,
+    /// operator or catalogue: who took it off sale. The catalogue brings it back with its offers.
+    withdrawn_by: Option<&'static str>,
 }
 
 impl<'a> ListedView<'a> {
@@ -34,8 +36,9 @@ impl<'a> ListedView<'a> {
             plan: PlanView::new(&listed.plan),
             provider: &listed.plan.provider,
             upstream_plan_id: &listed.plan.upstream_plan_id,
-            withdrawn_at: listed.withdrawn_at.map(Time),
             priced_by: listed.priced_by.word(),
+            withdrawn_at: listed.withdrawn_at.map(Time),
+            withdrawn_by: listed.withdrawn_by.map(WithdrawnBy::word),
         }
     }
 }
@@ -216,6 +219,18 @@ pub async fn withdraw(call: OperatorCall) -> Result<Answer, Problem> {
     let act = call.act.clone();
     let listed = call.platform.store.write(move |tx| plan::withdraw(tx, &act, id)).await?;
     Ok(Answer::json(200, "Plan withdrawn", &OnePlan { plan: ListedView::new(&listed) }))
+}
+
+/// `POST plans/{planId}/restore`: takes back that the operator withdrew it. One that lives from offers is on sale as long
+/// as one of them can be bought.
+///
+/// # Errors
+/// A [`Problem`].
+pub async fn restore(call: OperatorCall) -> Result<Answer, Problem> {
+    let id: PlanId = call.id("planId")?;
+    let act = call.act.clone();
+    let listed = call.platform.store.write(move |tx| plan::restore(tx, &act, id)).await?;
+    Ok(Answer::json(200, "Plan restored", &OnePlan { plan: ListedView::new(&listed) }))
 }
 
 impl From<PlanRefusal> for Problem {

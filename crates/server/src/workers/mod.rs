@@ -10,6 +10,7 @@ pub mod indexer;
 pub mod lifecycle;
 pub mod neighbours;
 pub mod reconciliation;
+pub mod sync;
 
 use crate::platform::Platform;
 use domain::time::Timestamp;

@@ -9,7 +9,7 @@ use domain::money::Currency;
 use domain::time::Timestamp;
 use providers::sandbox::DELIVERS;
 use providers::simulator::shop::{Shop, ShopOptions};
-use providers::simulator::{Credentials, Now, Simulator, WORDS, dialect};
+use providers::simulator::{Credentials, Faults, Now, Simulator, WORDS, dialect};
 use serde_json::{Value, json};
 use server::clock::Clock;
 use std::path::Path;
@@ -33,7 +33,8 @@ impl Supplier {
         let secret = format!("{:016x}{:016x}", std::process::id(), 0x5eed_u32);
         let salt = "00112233445566778899aabbccddeeff".to_owned();
         let credentials = Credentials { account: ACCOUNT.to_owned(), secret: secret.clone(), salt };
-        let options = ShopOptions { seed: 7, delay_ms: DELAY_MS, balance_cents: 100_000, callback_url: String::new() };
+        let options =
+            ShopOptions { seed: 7, delay_ms: DELAY_MS, balance_cents: 100_000, callback_url: String::new(), plans: 0 };
         let shop = Shop::open(Path::new(""), options).expect("a shop");
         let clock = stage.clock.clone();
         let now: Now = Arc::new(move || -> Timestamp { clock.now() });
@@ -75,8 +76,7 @@ impl Supplier {
 
     /// Connects and enables it. Returns its path in the operator API.
     pub async fn connected(&self, operator: &Caller, name: &str) -> String {
-        let made = operator.post("/api/operator/connections", self.connection(name)).await.ok(201);
-        let path = format!("/api/operator/connections/{}", string(&made["connection"]["id"]));
+        let path = self.made(operator, name).await;
         done(&operator.post(&format!("{path}/enable"), json!({})).await);
         path
     }
@@ -103,6 +103,29 @@ impl Supplier {
         let asked = self.client.post(url).header("content-type", "application/json").body(body.to_string());
         let answer = asked.send().await.expect("an answer");
         assert_eq!(answer.status(), 200, "{route}: {}", answer.text().await.unwrap_or_default());
+    }
+
+    /// Makes its connection, which does not sell yet. Returns its path in the operator API.
+    pub async fn made(&self, operator: &Caller, name: &str) -> String {
+        let made = operator.post("/api/operator/connections", self.connection(name)).await.ok(201);
+        format!("/api/operator/connections/{}", string(&made["connection"]["id"]))
+    }
+
+    /// What goes wrong with it.
+    pub fn faults(&self) -> &Faults {
+        self.simulator.faults()
+    }
+
+    /// What it lists.
+    pub fn shop(&self) -> &Shop {
+        self.simulator.shop()
+    }
+
+    /// Changes a plan there, by its own route.
+    pub async fn change(&self, plan: &str, change: Value) {
+        let url = format!("http://{}/simulator/plans/{plan}", self.simulator.address());
+        let request = self.client.post(url).header("content-type", "application/json").body(change.to_string());
+        assert_eq!(request.send().await.expect("an answer").status(), 200, "{plan}");
     }
 
     /// What it sold.

@@ -11,6 +11,7 @@ mod telling;
 
 mod account;
 mod balance;
+mod catalogue;
 mod checkout;
 mod connections;
 mod contact;

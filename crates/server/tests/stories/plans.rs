@@ -304,6 +304,27 @@ async fn withdrawn_plans_disappear_and_cannot_be_bought() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn withdrawn_plans_can_be_put_on_sale_again() {
+    let stage = Stage::start().await;
+    let partner = stage.partner_with("20").await;
+    let operator = stage.operator().await;
+    let plan = partner.plan("Sandbox: delivers").await;
+    let before = plans(&partner, "").await;
+    let path = format!("/api/operator/plans/{plan}");
+    operator.post(&format!("{path}/restore"), json!({})).await.refused(409, "already_decided");
+    let withdrawn = operator.post(&format!("{path}/withdraw"), json!({})).await.ok(200);
+    assert_eq!(
+        (&withdrawn["plan"]["withdrawnBy"], &withdrawn["plan"]["pricedBy"]),
+        (&json!("operator"), &json!("operator"))
+    );
+    let restored = operator.post(&format!("{path}/restore"), json!({})).await.ok(200);
+    assert_eq!((&restored["plan"]["withdrawnAt"], &restored["plan"]["withdrawnBy"]), (&json!(null), &json!(null)));
+    operator.post(&format!("{path}/restore"), json!({})).await.refused(409, "already_decided");
+    assert_eq!(plans(&partner, "").await, before);
+    only_order(&partner.buy(&plan, 1).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_keep_the_price_they_were_sold_at() {
     let stage = Stage::start().await;
     let partner = stage.partner_with("20").await;

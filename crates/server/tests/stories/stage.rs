@@ -271,6 +271,8 @@ impl Stage {
             ("ESIMD_SANDBOX_DELAY_MS".to_owned(), "0".to_owned()),
             ("ESIMD_RATE_LIMIT".to_owned(), "off".to_owned()),
             ("ESIMD_POSTGRES_CONNECTIONS".to_owned(), "5".to_owned()),
+            // Upstreams' lists are read when the story says so.
+            ("ESIMD_CATALOGUE_SYNC_MINUTES".to_owned(), "0".to_owned()),
             ("ESIMD_OPERATOR_EMAIL".to_owned(), OPERATOR_EMAIL.to_owned()),
             ("ESIMD_OPERATOR_PASSWORD".to_owned(), password()),
         ];

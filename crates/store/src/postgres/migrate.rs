@@ -21,6 +21,7 @@ const STEPS: &[Step] = &[
     // An older program would enable and disable connections without a word that prices changed.
     Step { sql: include_str!("../../migrations/postgres/0005_pricing.sql"), oldest: 5 },
     Step { sql: include_str!("../../migrations/postgres/0006_lanes.sql"), oldest: 1 },
+    Step { sql: include_str!("../../migrations/postgres/0007_catalogue_syncs.sql"), oldest: 1 },
     Step { sql: include_str!("../../migrations/postgres/0008_usage.sql"), oldest: 1 },
     Step { sql: include_str!("../../migrations/postgres/0009_differences.sql"), oldest: 1 },
 ];
