@@ -249,6 +249,7 @@ async fn fill_store(store: &Store, plans: u32) -> Outcome<()> {
             calls_per_second: None,
             calls_in_flight: 1,
             time_limit_ms: 1_000,
+            low_balance: None,
         };
         let by = act.clone();
         let made = store.write(move |tx| {
