@@ -52,6 +52,12 @@ impl Connection {
         Ok(Self { stream, received: Vec::with_capacity(16_384) })
     }
 
+    /// Makes room for a large answer beforehand, so that only the server takes time.
+    pub fn make_room(&mut self, bytes: usize) {
+        self.received.resize(bytes, 1);
+        self.received.clear();
+    }
+
     /// Sends a request and reads its answer.
     pub async fn ask(&mut self, request: &[u8]) -> Outcome<Answer<'_>> {
         self.stream.write_all(request).await?;
