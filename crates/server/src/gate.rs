@@ -12,6 +12,8 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     most: usize,
     places: Arc<Semaphore>,
+    /// How many of them questions may take that no order waits for.
+    aside: Arc<Semaphore>,
     /// Milliseconds between two calls, and when the next one may begin.
     pace: Option<(i64, Mutex<Timestamp>)>,
     state: Mutex<State>,
@@ -38,6 +40,7 @@ impl Gate {
         Self {
             most,
             places: Arc::new(Semaphore::new(most)),
+            aside: Arc::new(Semaphore::new(most.div_euclid(4).max(1))),
             pace: calls_per_second.map(|per_second| (pause(per_second), Mutex::new(Timestamp::from_millis(0)))),
             state: Mutex::new(State { breaker: Breaker::NEW, figures: Figures::NEW }),
             answers_again: Notify::new(),
@@ -60,6 +63,14 @@ impl Gate {
     /// Waits for a place.
     pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// Waits for a place for a question that no order waits for. A quarter of all places at most are such, so that orders
+    /// never stand behind many of them.
+    pub async fn place_aside(&self) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let aside = Arc::clone(&self.aside).acquire_owned().await.ok()?;
+        let place = self.place().await?;
+        Some((aside, place))
     }
 
     /// Waits until every call under way is over.

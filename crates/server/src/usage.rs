@@ -147,7 +147,7 @@ async fn put(platform: &Platform, to_ask: ToAsk) -> Told {
     let place = tokio::select! {
         biased;
         () = platform.stopped() => return later(LEAST_PAUSE_MS),
-        place = gate.place() => place,
+        place = gate.place_aside() => place,
         () = platform.clock.sleep_until(turn_ends) => None,
     };
     if place.is_none() {
