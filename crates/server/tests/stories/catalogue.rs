@@ -310,7 +310,7 @@ async fn lists_are_read_by_themselves_when_a_connection_is_enabled_and_every_hou
 
     // A failure is tried again after some seconds.
     supplier.change(DELIVERS, json!({"cents": 450})).await;
-    supplier.faults().next(Fault::ServerError, "", 1);
+    supplier.faults().next(Fault::ServerError, "package/list", 1);
     stage.clock.advance(3_600_000);
     let third = read_again(&stage, &operator, &path, &second).await;
     assert_eq!((&third["state"], &third["failures"]), (&json!("failed"), &json!(1)));
