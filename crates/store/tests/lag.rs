@@ -216,6 +216,7 @@ fn the_index_of_the_first_schema_is_made_anew() {
          drop table connections; drop table notices; drop table differences; drop table early_iccids; alter table jobs drop column lease;
          alter table placements drop column upstream_order; alter table esims drop column upstream_handle;
          drop table offers; drop table offer_changes; drop table catalogue_syncs; drop index plans_by_revision;
+         drop table esim_usage; drop table esim_watches;
          alter table plans drop column priced_by; alter table plans drop column withdrawn_by;
          alter table plans drop column revision; delete from settings where name = 'plans_revision';
          create table index_entries (tenant_id blob not null, mode text not null, kind text not null, key text not null,
