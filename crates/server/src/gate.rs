@@ -17,8 +17,8 @@ pub struct Gate {
     /// Milliseconds between two calls, and when the next one may begin.
     pace: Option<(i64, Mutex<Timestamp>)>,
     state: Mutex<State>,
-    /// Rung when an upstream answers that did not before.
-    answers_again: Notify,
+    /// Rung when the circuit breaker opens or closes, or a trial fails.
+    breaker_moved: Notify,
 }
 
 struct State {
@@ -43,7 +43,7 @@ impl Gate {
             aside: Arc::new(Semaphore::new(most.div_euclid(4).max(1))),
             pace: calls_per_second.map(|per_second| (pause(per_second), Mutex::new(Timestamp::from_millis(0)))),
             state: Mutex::new(State { breaker: Breaker::NEW, figures: Figures::NEW }),
-            answers_again: Notify::new(),
+            breaker_moved: Notify::new(),
             clock,
         }
     }
@@ -90,7 +90,16 @@ impl Gate {
         self.clock.sleep_until(begin).await;
     }
 
-    /// Whether the upstream may be called now.
+    /// What [`Gate::may_call`] would say, without taking the trial: for who does not know yet whether there is anything to
+    /// ask. A trial that is taken and not made would count as one that failed.
+    #[must_use]
+    pub fn would_call(&self) -> May {
+        let now = self.clock.now();
+        let mut breaker = self.state.lock().unwrap_or_else(PoisonError::into_inner).breaker;
+        breaker.may_call(now)
+    }
+
+    /// Whether the upstream may be called now. Whoever hears of a trial has to make it.
     pub fn may_call(&self) -> May {
         let now = self.clock.now();
         self.state.lock().unwrap_or_else(PoisonError::into_inner).breaker.may_call(now)
@@ -100,17 +109,19 @@ impl Gate {
     pub fn heard(&self, answered: bool) {
         let now = self.clock.now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_closed = matches!(state.breaker, Breaker::Closed { .. });
+        let before = state.breaker;
         state.breaker.after(if answered { Heard::Answered } else { Heard::Failed }, now);
+        let is_closed = |breaker| matches!(breaker, Breaker::Closed { .. });
+        let moved = state.breaker != before && !(is_closed(before) && is_closed(state.breaker));
         drop(state);
-        if answered && !was_closed {
-            self.answers_again.notify_one();
+        if moved {
+            self.breaker_moved.notify_one();
         }
     }
 
-    /// Returns when an upstream answers that did not before.
-    pub async fn answers_again(&self) {
-        self.answers_again.notified().await;
+    /// Returns when the circuit breaker has opened or closed, or a trial has failed.
+    pub async fn breaker_moved(&self) {
+        self.breaker_moved.notified().await;
     }
 
     /// Learns what became of a purchase that began at `begun`: `None` where it is not decided.
@@ -130,5 +141,46 @@ impl Gate {
         let now = self.clock.now();
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Health::of(&state.breaker, &state.figures, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::TestClock;
+    use domain::breaker::BreakerState;
+
+    fn broken(clock: &TestClock) -> Gate {
+        let gate = Gate::new(Arc::new(clock.clone()), 1, None);
+        (0..5).for_each(|_| gate.heard(false));
+        gate
+    }
+
+    #[test]
+    fn who_has_nothing_to_ask_takes_no_trial() {
+        let clock = TestClock::at(1_000_000);
+        let gate = broken(&clock);
+        assert!(matches!(gate.would_call(), May::No { .. }));
+        clock.advance(5_000);
+        for _ in 0..3 {
+            assert_eq!(gate.would_call(), May::Trial);
+            assert_eq!(gate.health().state, BreakerState::HalfOpen);
+        }
+        assert_eq!(gate.may_call(), May::Trial);
+        assert!(matches!(gate.would_call(), May::No { .. }));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_trial_hears_how_it_ended() {
+        let clock = TestClock::at(1_000_000);
+        let gate = broken(&clock);
+        gate.breaker_moved().await;
+        for answered in [false, true] {
+            clock.advance(300_000);
+            assert_eq!(gate.may_call(), May::Trial);
+            gate.heard(answered);
+            gate.breaker_moved().await;
+            assert_eq!(matches!(gate.would_call(), May::Yes), answered);
+        }
     }
 }

@@ -229,9 +229,17 @@ impl Lane {
     async fn run(self) {
         let Self { upstream, platform, ready, in_hand } = self;
         let able = Able::new(&platform);
+        let mut changes = platform.upstreams.changes();
         loop {
-            // A connection that was changed has a gate of its own.
-            let Some(gate) = platform.upstreams.gate(&upstream) else { return };
+            // A connection that was changed has a gate of its own; one that cannot be used has none until it can.
+            let Some(gate) = platform.upstreams.gate(&upstream) else {
+                tokio::select! {
+                    biased;
+                    () = platform.stopped() => break,
+                    _ = changes.changed() => {}
+                }
+                continue;
+            };
             let bell = ready.notified();
             let first = tokio::select! {
                 biased;
@@ -242,7 +250,7 @@ impl Lane {
             if !platform.upstreams.sells(&upstream) {
                 let_go(&platform, &upstream).await;
             }
-            let limit = match gate.may_call() {
+            let limit = match gate.would_call() {
                 May::Yes => (gate.free() + 1).min(MOST_AT_ONCE),
                 May::Trial => 1,
                 May::No { until } => {
@@ -251,7 +259,8 @@ impl Lane {
                     tokio::select! {
                         biased;
                         () = platform.stopped() => break,
-                        () = gate.answers_again() => {}
+                        () = gate.breaker_moved() => {}
+                        _ = changes.changed() => {}
                         () = platform.clock.sleep_until(until) => {}
                     }
                     continue;
@@ -265,6 +274,10 @@ impl Lane {
                 }
             };
             let (full, nothing) = (leased.len() == limit, leased.is_empty());
+            if !nothing {
+                // There is something to ask, so a trial is made.
+                gate.may_call();
+            }
             let mut first = Some(first);
             for leased in leased {
                 let place = match first.take() {
