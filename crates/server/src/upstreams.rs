@@ -261,7 +261,8 @@ impl Upstreams {
         }
         let mut fresh = BTreeMap::new();
         for row in rows {
-            let kept = self.connected(&row.name).filter(|kept| {
+            let before = self.connected(&row.name);
+            let kept = before.clone().filter(|kept| {
                 kept.connection.sealed == row.sealed
                     && kept.connection.settings == row.settings
                     && kept.connection.provider == row.provider
@@ -270,12 +271,16 @@ impl Upstreams {
                 Some(kept) => Ok((kept.upstream, kept.gate)),
                 None => make(platform, &row),
             };
-            match made {
-                Ok((upstream, gate)) => {
-                    fresh.insert(row.name.clone(), Connected { connection: row, upstream, gate });
+            let connected = match made {
+                Ok((upstream, gate)) => Some(Connected { connection: row, upstream, gate }),
+                Err(reason) => {
+                    tracing::error!(connection = row.name, reason, "a connection cannot be used as it is");
+                    // Its credentials were sealed under a key this node does not have yet, say. As it was it can still
+                    // be asked for what it sold; the next reading tries again.
+                    before
                 }
-                Err(reason) => tracing::error!(connection = row.name, reason, "a connection cannot be used"),
-            }
+            };
+            fresh.extend(connected.map(|connected| (connected.connection.name.clone(), connected)));
         }
         *self.connected.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         self.changed.send_replace(());
