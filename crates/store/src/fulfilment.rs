@@ -827,10 +827,15 @@ fn keep(tx: &mut dyn Tx, esim: EsimId, reason: &str) -> Result<(), Fault> {
     )
 }
 
-/// Keeps all eSIMs of an order that were to be taken back: the operator gave the job up.
-pub(crate) fn keep_all(tx: &mut dyn Tx, job: JobId, id: OrderId) -> Result<(), Fault> {
+/// Keeps all eSIMs of an order that this upstream was to take back: the operator gave the job up. Others' have jobs of
+/// their own, which go on.
+pub(crate) fn keep_all(tx: &mut dyn Tx, job: JobId, id: OrderId, upstream: &str) -> Result<(), Fault> {
     let order = must_find(tx, id)?;
-    for esim in order.esims.iter().filter(|esim| esim.state == EsimState::Cancelling) {
+    let placements = placements(tx, id)?;
+    let its = |esim: &&Esim| {
+        placements.iter().any(|placement| placement.k == esim.placement && placement.provider == upstream)
+    };
+    for esim in order.esims.iter().filter(|esim| esim.state == EsimState::Cancelling).filter(its) {
         keep(tx, esim.id, "the operator gave up asking the upstream")?;
     }
     settle_cancellation(tx, id)?;

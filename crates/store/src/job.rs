@@ -201,7 +201,7 @@ pub fn abandon(tx: &mut dyn Tx, act: &Act, id: JobId) -> Decision<Job, JobRefusa
                 Some("abandoned: given up by the operator".to_owned()),
             )?;
         }
-        JobKind::Cancel => crate::fulfilment::keep_all(tx, id, job.order)?,
+        JobKind::Cancel => crate::fulfilment::keep_all(tx, id, job.order, &job.upstream)?,
     }
     audit::write(tx, act, "job.abandoned", &id.to_string(), &format!("order {}", job.order), None)?;
     Ok(job)

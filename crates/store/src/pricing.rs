@@ -64,12 +64,16 @@ pub struct Terms {
 /// # Errors
 /// [`Fault`].
 pub fn terms(snapshot: &mut dyn Snapshot, now: Timestamp) -> Result<Terms, Fault> {
-    let selling =
-        collect(snapshot, "select name from connections where enabled = 1", &[], |row| row.text(0).map(str::to_owned))?;
     Ok(Terms {
         version: version(snapshot)?,
         rates: rate::from_now_on(snapshot, now)?,
         rules: markup::all(snapshot)?,
-        selling: selling.into_iter().collect(),
+        selling: selling(snapshot)?,
     })
+}
+
+/// The connections that sell.
+pub(crate) fn selling(snapshot: &mut dyn Snapshot) -> Result<BTreeSet<String>, Fault> {
+    let enabled = "select name from connections where enabled = 1";
+    Ok(collect(snapshot, enabled, &[], |row| row.text(0).map(str::to_owned))?.into_iter().collect())
 }

@@ -9,6 +9,7 @@ use crate::ledger::lock_existing;
 use crate::offer::{LiveOffer, live_of_plans};
 use crate::order::Order;
 use crate::port::{Decision, Event, Fault, Row, Tx, collect, row};
+use crate::pricing::selling;
 use crate::rate;
 use domain::breaker::{BreakerState, Health};
 use domain::catalogue::CONNECTIONS;
@@ -32,7 +33,7 @@ pub struct Standing {
 
 /// What routing must know of the connections.
 pub trait Connections: Providers {
-    /// How a connection stands; `None` while it does not sell.
+    /// How a connection stands here; `None` where this node cannot use it (yet).
     fn standing(&self, connection: &str) -> Option<Standing>;
 
     /// The least margin an order is placed with, hundredths of a percent of its price.
@@ -96,6 +97,10 @@ pub fn route_jobs(tx: &mut dyn Tx, connections: &dyn Connections, limit: u32) ->
                 tx.change("update jobs set upstream = $1 where id = $2", &[(&upstream).into(), job.as_bytes().into()])?;
                 tx.after_commit(Event::JobReady(upstream));
             }
+            Ok(Way::Later) => {
+                let at = now.plus_millis(LATER_MS);
+                tx.change("update jobs set run_at = $1 where id = $2", &[at.into(), job.as_bytes().into()])?;
+            }
             Ok(Way::Nobody { tenant, mode }) => routed.unsold.push(Unsold { job, order, tenant, mode }),
             // One order that cannot be read must not hold up the others: the operator looks at it.
             Err(Fault::Bug(reason)) => {
@@ -113,8 +118,19 @@ pub fn route_jobs(tx: &mut dyn Tx, connections: &dyn Connections, limit: u32) ->
 
 enum Way {
     To(String),
-    Nobody { tenant: TenantId, mode: Mode },
+    /// A connection sells it that this node cannot use at the moment.
+    Later,
+    Nobody {
+        tenant: TenantId,
+        mode: Mode,
+    },
 }
+
+/// Milliseconds until an order is looked at again whose connection this node cannot use: it hears of a change within a
+/// second.
+const LATER_MS: i64 = 1_000;
+/// Milliseconds after which an order waits no longer for a node to come to know its connection.
+const LONGEST_LATER_MS: i64 = 600_000;
 
 /// The upstream a job has to ask: the one a placement is open with, the one that sold what is to be given back, the
 /// plan's own, or the best of those that offer it.
@@ -142,15 +158,18 @@ fn upstream_of(
         None if provider != CONNECTIONS => Ok(Way::To(provider)),
         None => {
             let order = must_find(tx, order)?;
-            let way = among_offers(tx, connections, &order, &placements)?;
-            Ok(way.map_or(Way::Nobody { tenant: order.tenant, mode: order.mode }, Way::To))
+            Ok(match among_offers(tx, connections, &order, &placements)? {
+                Choice::Taken(upstream) => Way::To(upstream),
+                Choice::Later if tx.now().since(order.id.created_at()) < LONGEST_LATER_MS => Way::Later,
+                Choice::Later | Choice::Nobody => Way::Nobody { tenant: order.tenant, mode: order.mode },
+            })
         }
         Some(first) => {
             let nothing_sold = open.iter().all(|placement| placement.progress.state == PlacementState::Waiting);
             let put_off = open.iter().any(|placement| is_put_off(placement.progress));
             if provider == CONNECTIONS && nothing_sold && put_off {
                 let order = must_find(tx, order)?;
-                if let Some(elsewhere) = among_offers(tx, connections, &order, &placements)? {
+                if let Choice::Taken(elsewhere) = among_offers(tx, connections, &order, &placements)? {
                     return Ok(Way::To(elsewhere));
                 }
             }
@@ -167,14 +186,21 @@ pub(crate) fn is_put_off(progress: Progress) -> bool {
     progress.state == PlacementState::Waiting && progress.failures >= MOST_PUT_OFF
 }
 
+/// Whose offer an order was given to.
+enum Choice {
+    Taken(String),
+    Later,
+    Nobody,
+}
+
 /// Records placements of what is missing of an order, with the best offer of its plan that did not refuse it or put it
-/// off, in place of those that wait. Returns whose offer it is; nobody's where there is none.
+/// off, in place of those that wait.
 fn among_offers(
     tx: &mut dyn Tx,
     connections: &dyn Connections,
     order: &Order,
     before: &[Placement],
-) -> Result<Option<String>, Fault> {
+) -> Result<Choice, Fault> {
     let done = before.iter().filter(|placement| placement.progress.state == PlacementState::Done);
     let missing = order.quantity.saturating_sub(done.map(|placement| placement.quantity).sum());
     let did_not_sell = |state| matches!(state, PlacementState::Refused | PlacementState::Waiting);
@@ -183,7 +209,14 @@ fn among_offers(
         .filter(|placement| did_not_sell(placement.progress.state))
         .map(|placement| (placement.provider.clone(), placement.upstream_plan_id.clone()))
         .collect();
-    let offers = live_of_plans(tx, &[order.plan])?;
+    // The database says who sells: it is what the price was made of, and this node may not have heard of it yet.
+    let selling = selling(tx)?;
+    let is_new = |offer: &LiveOffer| {
+        !refused.contains(&(offer.connection.clone(), offer.upstream_plan_id.clone()))
+            && selling.contains(&offer.connection)
+    };
+    let offers: Vec<LiveOffer> = live_of_plans(tx, &[order.plan])?.into_iter().filter(is_new).collect();
+    let some_unusable = offers.iter().any(|offer| connections.standing(&offer.connection).is_none());
     let now = tx.now();
     let rates = rate::from_now_on(tx, now)?;
     let currency = order.unit_price.currency();
@@ -203,7 +236,7 @@ fn among_offers(
     let most = most_cost(order.unit_price, connections.least_margin());
     let chosen = best(&candidates, &refused, Some(most)).filter(|_| missing > 0);
     let Some((chosen, asked)) = chosen.and_then(|index| Some((candidates.get(index)?, asked.get(index)?))) else {
-        return Ok(None);
+        return Ok(if some_unusable && missing > 0 { Choice::Later } else { Choice::Nobody });
     };
     for waiting in before.iter().filter(|placement| placement.progress.state == PlacementState::Waiting) {
         store_progress(tx, waiting, Progress { state: PlacementState::Refused, ..waiting.progress })?;
@@ -228,7 +261,7 @@ fn among_offers(
         };
         insert_placement(tx, order.tenant, &placement)?;
     }
-    Ok(Some(chosen.connection.clone()))
+    Ok(Choice::Taken(chosen.connection.clone()))
 }
 
 /// Ends an order nobody sells any more. Does nothing where its job was decided otherwise meanwhile.

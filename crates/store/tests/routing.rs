@@ -7,8 +7,10 @@ mod world;
 
 use domain::breaker::{Breaker, BreakerState, Figures, Health};
 use domain::catalogue::{Change, Sifted, diff};
-use domain::fulfilment::{Capabilities, LookUp, NotYet, Outcome, Patience, PlacementState};
-use domain::id::{OrderId, PlanId, TenantId};
+use domain::connection::Provider;
+use domain::esim::EsimState;
+use domain::fulfilment::{Cancellation, Capabilities, LookUp, NotYet, Outcome, Patience, PlacementState};
+use domain::id::{ConnectionId, OrderId, PlanId, TenantId};
 use domain::money::Currency;
 use domain::offer::{Cost, Data, Offer};
 use domain::order::OrderStatus;
@@ -16,11 +18,15 @@ use domain::tenant::Mode;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use store::checkout::{Quote, Quotes, place_orders};
-use store::fulfilment::{Heard, Leased, Placement, Providers, claim_jobs, placements, record_answer, resolve};
+use store::connection::{Sealed, Settings};
+use store::fulfilment::{
+    Heard, Leased, Placement, Providers, Task, ask_cancel, claim_jobs, give_up, placements, record_answer,
+    record_cancellations, resolve,
+};
 use store::offer::{Source, apply_changes, move_offer};
 use store::order::Order;
 use store::routing::{Connections, Standing, refuse_unsold, release, route_jobs};
-use store::{job, offer, plan, pricing};
+use store::{connection, job, offer, plan, pricing};
 use world::*;
 
 /// How the connections of a test stand; those that are not in it do not sell.
@@ -77,6 +83,26 @@ fn healthy(priority: i64) -> Standing {
     Standing { priority, health: Health::of(&Breaker::NEW, &Figures::NEW, now) }
 }
 
+/// Makes a connection and lets it sell.
+fn connect(db: &Db, name: &str) {
+    let settings = Settings {
+        base_url: "http://localhost".to_owned(),
+        priority: 100,
+        calls_per_second: None,
+        calls_in_flight: 1,
+        time_limit_ms: 1_000,
+        low_balance: None,
+    };
+    let name = name.to_owned();
+    db.write(move |tx| {
+        let id = ConnectionId::new(tx.fresh_id());
+        let sealed = Sealed { key_version: 1, bytes: vec![1] };
+        connection::create(tx, &act(), id, &name, Provider::Tsim, &settings, &sealed)?;
+        connection::set_enabled(tx, &act(), id, true)
+    })
+    .unwrap();
+}
+
 impl Shop {
     /// A plan that these connections offer at these costs in US cents, all healthy and of one priority.
     fn of(costs: &[(&str, i64)]) -> Self {
@@ -91,6 +117,7 @@ impl Shop {
             let source = Source { connection: (*name).to_owned(), siblings: siblings.clone(), currency: Currency::USD };
             db.write(move |tx| apply_changes(tx, &source, &changes)).unwrap();
             supply.0.lock().unwrap().insert((*name).to_owned(), healthy(100));
+            connect(&db, name);
         }
         let first = costs[0].0.to_owned();
         let plan = db.read(move |snapshot| offer::find(snapshot, &first, "fr-1gb")).unwrap().plan;
@@ -103,6 +130,13 @@ impl Shop {
             Some(standing) => supply.insert(name.to_owned(), standing),
             None => supply.remove(name),
         };
+    }
+
+    /// Lets a connection sell no more.
+    fn disable(&self, name: &'static str) {
+        let all = self.db.read(connection::all);
+        let id = all.into_iter().find(|connection| connection.name == name).unwrap().id;
+        self.db.write(move |tx| connection::set_enabled(tx, &act(), id, false)).unwrap();
     }
 
     fn buy(&self, quantity: u32) -> OrderId {
@@ -267,11 +301,34 @@ fn what_one_delivered_in_part_is_completed_by_another() {
 fn what_nobody_sells_any_more_goes_back_to_the_balance() {
     let shop = Shop::of(&[("only", 200)]);
     let order = shop.buy(1);
-    shop.stand("only", None);
+    shop.disable("only");
     assert_eq!(shop.route(), 1);
     let order = shop.order(order);
     assert_eq!((order.status, shop.credit()), (OrderStatus::Failed, 100_000));
     assert!(order.failure_reason.unwrap().starts_with("no_offer"));
+}
+
+#[test]
+fn a_connection_this_node_does_not_know_yet_is_waited_for_and_not_for_ever() {
+    let shop = Shop::of(&[("only", 200)]);
+    shop.stand("only", None);
+    let (waits, goes) = (shop.buy(1), shop.buy(1));
+    assert_eq!(shop.route(), 0);
+    assert_eq!((shop.ways(waits), shop.ways(goes)), (Vec::new(), Vec::new()));
+    shop.clock.advance(1_000);
+    shop.stand("only", Some(healthy(100)));
+    shop.route();
+    shop.answer("only", done(10, 1));
+    shop.answer("only", done(20, 1));
+    assert_eq!(shop.order(goes).status, OrderStatus::Completed);
+    shop.stand("only", None);
+    let lost = shop.buy(1);
+    let before = shop.credit();
+    shop.clock.advance(599_000);
+    assert_eq!(shop.route(), 0);
+    shop.clock.advance(1_000);
+    assert_eq!(shop.route(), 1);
+    assert_eq!((shop.order(lost).status, shop.credit()), (OrderStatus::Failed, before + PRICE));
 }
 
 #[test]
@@ -327,6 +384,7 @@ fn an_offer_without_a_rate_is_not_bought_at_a_price_nobody_knows() {
     let source = Source { connection: "euro".to_owned(), siblings: vec!["euro".to_owned()], currency: Currency::USD };
     shop.db.write(move |tx| apply_changes(tx, &source, &changes)).unwrap();
     let plan = shop.plan;
+    connect(&shop.db, "euro");
     shop.db.write(move |tx| move_offer(tx, &act(), "euro", "fr-1gb", plan, false, None)).unwrap();
     shop.stand("euro", Some(healthy(1)));
     let order = shop.buy(1);
@@ -348,4 +406,32 @@ fn a_job_given_up_by_the_operator_goes_nowhere_else() {
     shop.db.write(move |tx| job::abandon(tx, &act(), dead.id)).unwrap();
     assert_eq!((shop.order(order).status, shop.credit()), (OrderStatus::Failed, 100_000));
     assert_eq!((shop.route(), shop.claim("second")), (0, None));
+}
+
+#[test]
+fn giving_up_one_upstreams_cancellation_leaves_anothers_under_way() {
+    let shop = Shop::of(&[("first", 200), ("second", 300)]);
+    let order = shop.buy(5);
+    shop.route();
+    shop.answer("first", done(10, 3));
+    shop.answer("first", refused());
+    shop.route();
+    shop.answer("second", done(20, 2));
+    let scope = scope(shop.tenant, Mode::Live);
+    shop.db.write(move |tx| ask_cancel(tx, scope, order, None)).unwrap();
+    let before = shop.credit();
+    let first = shop.claim("first").unwrap();
+    shop.db.write(move |tx| give_up(tx, &first, "a story")).unwrap();
+    let dead = shop.db.read(move |snapshot| job::dead_of_order(snapshot, order)).unwrap();
+    shop.db.write(move |tx| job::abandon(tx, &act(), dead.id)).unwrap();
+    let states = || shop.order(order).esims.iter().map(|esim| esim.state).collect::<Vec<_>>();
+    let (kept, going) = (EsimState::Delivered, EsimState::Cancelling);
+    assert_eq!(states(), [kept, kept, kept, going, going]);
+    let second = shop.claim("second").unwrap();
+    let Task::TakeBack(list) = &second.task else { unreachable!("{:?}", second.task) };
+    let answers: Vec<_> = list.iter().map(|esim| (esim.esim, Cancellation::Cancelled)).collect();
+    assert_eq!(answers.len(), 2);
+    shop.db.write(move |tx| record_cancellations(tx, &second, &answers, 3)).unwrap();
+    assert_eq!(states(), [kept, kept, kept, EsimState::Cancelled, EsimState::Cancelled]);
+    assert_eq!(shop.credit(), before + 2 * PRICE, "what was taken back is given back");
 }
